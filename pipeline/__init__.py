@@ -1,0 +1,1 @@
+"""relatent: text-guided editing of real photographs, in bulk."""

@@ -1,0 +1,57 @@
+"""Settings: what changes a result (and so enters its key), and how a job is run (and does not)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class InversionSettings(_Settings):
+    """How an image is inverted. Part of the inversion key."""
+
+    method: str = Field("prompt-tuning", description="a name in METHODS: ddim, prompt-tuning")
+    num_inference_steps: int = Field(50, ge=1, le=1000, description="steps from the image to noise, and back")
+    guidance_scale: float = Field(3.0, ge=0, le=30, description="guidance at which embeddings are fitted")
+    refine_iterations: int = Field(0, ge=0, le=50, description="fixed-point iterations per inversion step")
+    embeddings: Literal["per-step", "shared"] = Field("per-step", description="one embedding per step, or one for all")
+    max_iterations: int = Field(10, ge=1, le=1000, description="gradient steps per embedding, at most")
+    learning_rate: float = Field(1e-2, gt=0, le=1, description="Adam's learning rate")
+    tolerance: float = Field(1e-5, ge=0, description="a row stops once its latent error is below this")
+
+
+class EditSettings(_Settings):
+    """How an edit is made from an inversion. Part of the edit key."""
+
+    interpolation: Literal["towards-target", "source-to-target"] = Field(
+        "source-to-target",
+        description="learned + s·(target − learned), or learned + s·(target − source) where a source prompt is known",
+    )
+    mask: Literal["auto", "none"] = Field("auto", description="auto: the given mask, else one from the predictions")
+    composite: Literal["full", "none"] = Field("full", description="full: original pixels outside the mask")
+
+
+class JobConfig(_Settings):
+    """Every option of a run; a YAML file of these names is what `--config` takes."""
+
+    images: str | None = Field(None, description="image manifest, directory or glob")
+    prompts: str | None = Field(None, description="prompt manifest")
+    inversions: str | None = Field(None, description="an earlier output whose artifacts `edit` works from")
+    output: str | None = Field(None, description="where results go: a directory or s3://bucket/prefix")
+    model: str | None = Field(None, description="diffusers folder, s3:// folder or hub id; none: the bundled model")
+    inversion: InversionSettings = InversionSettings()
+    edit: EditSettings = EditSettings()
+    max_side: int = Field(0, ge=0, description="longest side the model works at, in pixels; 0: the model's own")
+    max_pixels: int = Field(100_000_000, ge=1, description="images that declare more pixels are refused")
+    skip_invalid: bool = Field(False, description="run without the refused manifest rows, recording them as failures")
+    batch_size: int = Field(16, ge=1, le=4096, description="images that an actor takes through the network together")
+    actors: int = Field(1, ge=1, description="engine actors")
+    num_gpus: float | None = Field(None, ge=0, description="GPUs per actor; none: 1 where the cluster has them, else 0")
+    dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
+        None, description="the network's precision; none: bfloat16 on a GPU, else float32"
+    )
+    address: str | None = Field(None, description="Ray cluster to join; none: a local one")

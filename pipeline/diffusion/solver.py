@@ -1,0 +1,63 @@
+"""The deterministic solver, forwards and backwards: DDIM, DDIM inversion and the flow's Euler step in one.
+
+From the network's output follows the pair `(x_0, eps)`; a latent at any other noise level is
+`alpha · x_0 + sigma · eps` (Song et al., 2021, eq. 12 with sigma = 0).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from pipeline.diffusion.schedule import NoiseSchedule
+
+# (latents (n, c, h, w), step 1..N) → the network's output, of the same shape.
+Predict = Callable[[Tensor, int], Tensor]
+# (latents that just arrived, their step 0..N-1) → latents to go on with.
+AfterStep = Callable[[Tensor, int], Tensor]
+
+
+def step_down(z: Tensor, output: Tensor, schedule: NoiseSchedule, step: int) -> Tensor:
+    """One step towards the image: latents at `step` → latents at `step - 1`."""
+    x_0, eps = schedule.pair(z, output, step)
+    return schedule.alpha[step - 1] * x_0 + schedule.sigma[step - 1] * eps
+
+
+def step_up(z: Tensor, eps: Tensor, schedule: NoiseSchedule, step: int) -> Tensor:
+    """One step towards the noise: latents at `step - 1` → latents at `step`, along a given `eps`.
+
+    The exact inverse of `step_down`, if `eps` is what the network predicts at the result.
+    """
+    x_0 = (z - schedule.sigma[step - 1] * eps) / schedule.alpha[step - 1]
+    return schedule.alpha[step] * x_0 + schedule.sigma[step] * eps
+
+
+def invert(predict: Predict, z_0: Tensor, schedule: NoiseSchedule, refine_iterations: int = 0) -> Tensor:
+    """Image latents → their trajectory (N + 1, n, c, h, w) in float32; index 0 is clean, N is noise.
+
+    A step up needs the prediction at its own result. Plain DDIM inversion takes it at its start;
+    `refine_iterations` repeats it at the result so far, a fixed-point iteration whose solution inverts
+    `step_down` exactly (AIDI, Pan et al., 2023; ReNoise, Garibi et al., 2024).
+    """
+    trajectory = [z_0.float()]
+    for step in range(1, schedule.num_inference_steps + 1):
+        z = trajectory[-1]
+        _, eps = schedule.pair(z, predict(z, step), step - 1)
+        z_next = step_up(z, eps, schedule, step)
+        for _ in range(refine_iterations):
+            _, eps = schedule.pair(z_next, predict(z_next, step), step)
+            z_next = step_up(z, eps, schedule, step)
+        trajectory.append(z_next)
+    return torch.stack(trajectory)
+
+
+def denoise(predict: Predict, z: Tensor, schedule: NoiseSchedule, after_step: AfterStep | None = None) -> Tensor:
+    """Noise latents (n, c, h, w) → image latents, in float32."""
+    z = z.float()
+    for step in range(schedule.num_inference_steps, 0, -1):
+        z = step_down(z, predict(z, step), schedule, step)
+        if after_step is not None:
+            z = after_step(z, step - 1)
+    return z

@@ -1,0 +1,92 @@
+"""Content keys: sha256 of canonical JSON over everything that changes a result, and nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+# Part of every inversion key. Raised when the stored tensors' meaning changes, so that an old artifact
+# is never taken for a new one.
+ARTIFACT_VERSION: Final = 1
+
+
+def sha256_hex(data: bytes) -> str:
+    """Hexadecimal sha256 of bytes."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys and no spaces; equal values give equal text.
+
+    Raises:
+        ValueError: the value holds NaN or an infinity, which JSON has no word for.
+    """
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def content_key(value: Mapping[str, Any]) -> str:
+    """sha256 of a mapping's canonical JSON."""
+    return sha256_hex(canonical_json(dict(value)).encode())
+
+
+def inversion_key(
+    *,
+    image_sha256: str,
+    source_prompt: str,
+    model_fingerprint: str,
+    settings: Mapping[str, Any],
+    max_side: int,
+) -> str:
+    """Identity of an inversion: the image's bytes, the source prompt, the model and all settings.
+
+    Two image ids with the same bytes share one inversion. `max_side` bounds the working size.
+    """
+    return content_key(
+        {
+            "kind": "inversion",
+            "artifact_version": ARTIFACT_VERSION,
+            "image_sha256": image_sha256,
+            "source_prompt": source_prompt,
+            "model": model_fingerprint,
+            "settings": dict(settings),
+            "max_side": max_side,
+        }
+    )
+
+
+def edit_key(
+    *,
+    inversion_key: str,
+    image_id: str,
+    edit_id: str,
+    prompt: str,
+    negative_prompt: str,
+    strength: float,
+    guidance_scale: float | None,
+    seed: int,
+    mask_sha256: str | None,
+    settings: Mapping[str, Any],
+) -> str:
+    """Identity of one output: the inversion, the ids it is published under, and all that steers the edit."""
+    return content_key(
+        {
+            "kind": "edit",
+            "inversion": inversion_key,
+            "image_id": image_id,
+            "edit_id": edit_id,
+            "prompt": prompt,
+            "negative_prompt": negative_prompt,
+            "strength": float(strength),
+            "guidance_scale": None if guidance_scale is None else float(guidance_scale),
+            "seed": seed,
+            "mask_sha256": mask_sha256,
+            "settings": dict(settings),
+        }
+    )
+
+
+def seed_of(key: str) -> int:
+    """A 63-bit seed for an explicit generator, from a content key."""
+    return int(key[:16], 16) >> 1

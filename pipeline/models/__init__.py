@@ -1,0 +1,1 @@
+"""Model families: the only part of the project that imports diffusers and transformers."""

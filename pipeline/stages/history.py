@@ -1,0 +1,37 @@
+"""What failed in earlier runs of the same output."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pipeline.errors import RowError
+
+_Slot = tuple[str, str | None, float | None]
+
+
+class History:
+    """The latest failure of each image and edit.
+
+    Args:
+        failures: rows of the failures table, at most one per image, edit and strength.
+    """
+
+    def __init__(self, failures: Iterable[Mapping[str, Any]] = ()) -> None:
+        self._latest: dict[_Slot, Mapping[str, Any]] = {
+            (row["image_id"], row["edit_id"], row["strength"]): row for row in failures
+        }
+
+    def attempts(self, image_id: str, edit_id: str | None, strength: float | None) -> int:
+        """How often this image or edit has failed so far."""
+        row = self._latest.get((image_id, edit_id, strength))
+        return int(row["attempts"]) if row else 0
+
+    def standing(self, tried: str | None, image_id: str, edit_id: str | None = None, strength: float | None = None) -> (
+        RowError | None
+    ):
+        """The permanent failure that still holds because what is tried is what failed before."""
+        row = self._latest.get((image_id, edit_id, strength))
+        if row is None or row["retryable"] or row["input_sha256"] != tried:
+            return None
+        return RowError(row["code"], row["message"])

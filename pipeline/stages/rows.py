@@ -1,0 +1,154 @@
+"""The rows that travel between stages: simple columns only, so that any executor can move them as Arrow.
+
+Lists of small values travel as JSON text, arrays as safetensors payloads, pictures as their encoded bytes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any, Literal, NotRequired, TypedDict
+
+from pipeline.records import Edit, Failure
+
+
+class ImageColumns(TypedDict):
+    """What every row says of its image; `carried` has the user's own columns, where there are any."""
+
+    image_id: str
+    image_uri: str
+    source_prompt: str | None
+    mask_uri: str | None
+    carried: NotRequired[dict[str, Any]]
+
+
+class Asked(ImageColumns):
+    """One row of the plan. The last two are known where an artifact is what is asked about."""
+
+    image_sha256: NotRequired[str]
+    inversion_key: NotRequired[str]
+
+
+class Fetched(ImageColumns):
+    """One image after fetching: everything the engine needs, or why there is nothing to do."""
+
+    status: Literal["work", "done", "failed"]
+    image_sha256: str
+    inversion_key: str
+    original: bytes | None
+    mask: bytes | None
+    artifact: str | None  # JSON: the committed inversion's columns, without its tensors
+    tensors: bytes | None
+    orders: str  # JSON: [Order]
+    kept: int  # edits that were already committed
+    failures: str  # JSON: [FailedRow]
+
+
+class Made(ImageColumns):
+    """A part of one image's results: its inversion, or some of its edits. Failures may come with either."""
+
+    image_sha256: str
+    inversion_key: str
+    model: str
+    original: bytes | None
+    inversion: str | None  # JSON: the columns of the inversion, without its tensors
+    tensors: bytes | None  # the tensors of a new inversion, to be committed
+    orders: str  # JSON: [Order], the edits that were made
+    pictures: bytes | None  # safetensors: edited, reconstruction (n, h, w, 3), mask (n, h, w), in orders' order
+    seconds: float  # per edit
+    reused: int
+    kept: int
+    failures: str  # JSON: [FailedRow]
+
+
+class Outcome(TypedDict):
+    """What was committed for one row."""
+
+    counts: str  # JSON: Counts
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """One edit to be made, and its identity."""
+
+    edit: Edit
+    key: str
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class FailedRow:
+    """A failure, the identity of what was tried, and how many edits it costs.
+
+    `tried` is the key or sha256 of everything the failed step was given, where that was known: a
+    permanent failure stands for as long as it is unchanged.
+    """
+
+    failure: Failure
+    image_uri: str
+    tried: str | None
+    edits: int
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How many images and edits came out how; adds up over rows."""
+
+    inverted: int = 0
+    reused: int = 0
+    images_failed: int = 0
+    edited: int = 0
+    kept: int = 0
+    edits_failed: int = 0
+    codes: dict[str, int] = field(default_factory=dict)
+
+    def __add__(self, other: Counts) -> Counts:
+        codes = dict(Counter(self.codes) + Counter(other.codes))
+        names = [f.name for f in dataclasses.fields(self) if f.name != "codes"]
+        return Counts(**{name: getattr(self, name) + getattr(other, name) for name in names}, codes=codes)
+
+    @property
+    def images(self) -> int:
+        """Images that are accounted for."""
+        return self.inverted + self.reused + self.images_failed
+
+    @property
+    def edits(self) -> int:
+        """Edits that are accounted for."""
+        return self.edited + self.kept + self.edits_failed
+
+
+def image_columns(row: ImageColumns) -> ImageColumns:
+    """The part of a row that describes its image."""
+    columns = ImageColumns(
+        image_id=row["image_id"],
+        image_uri=row["image_uri"],
+        source_prompt=row["source_prompt"],
+        mask_uri=row["mask_uri"],
+    )
+    if "carried" in row:
+        columns["carried"] = row["carried"]
+    return columns
+
+
+def dump(values: list[Order] | list[FailedRow] | Counts) -> str:
+    """Records as JSON."""
+    records = [dataclasses.asdict(v) for v in values] if isinstance(values, list) else dataclasses.asdict(values)
+    return json.dumps(records)
+
+
+def load_orders(text: str) -> list[Order]:
+    """Read orders back."""
+    return [Order(edit=Edit(**order.pop("edit")), **order) for order in json.loads(text)]
+
+
+def load_failures(text: str) -> list[FailedRow]:
+    """Read failures back."""
+    return [FailedRow(failure=Failure(**row.pop("failure")), **row) for row in json.loads(text)]
+
+
+def load_counts(text: str) -> Counts:
+    """Read counts back."""
+    return Counts(**json.loads(text))
