@@ -16,7 +16,8 @@ from torch import Tensor
 from pipeline.config import EditSettings, InversionSettings
 from pipeline.diffusion.composite import composite
 from pipeline.errors import JobError, RowError
-from pipeline.io.images import from_pillow, resize, to_pillow
+from pipeline.io.images import resize
+from pipeline.io.pillow import from_pillow, to_pillow
 from pipeline.methods import METHODS
 from pipeline.methods.base import Method
 from pipeline.methods.editing import Conditions, automatic_mask, edit_latents
@@ -167,16 +168,21 @@ class Editor:
     ) -> list[Inversion | RowError]:
         """As `invert`, with a row's failure in its place: one bad row costs the others nothing."""
         originals = [from_pillow(image) for image in images]
-        prompts = [source_prompts or ""] * len(images) if not isinstance(source_prompts, Sequence) or isinstance(
-            source_prompts, str
-        ) else list(source_prompts)
+        prompts = (
+            [source_prompts or ""] * len(images)
+            if not isinstance(source_prompts, Sequence) or isinstance(source_prompts, str)
+            else list(source_prompts)
+        )
         sizes = [self.working_size(o.shape[1], o.shape[0]) for o in originals]
 
         def run(rows: list[int]) -> list[Inversion | RowError]:
             size = sizes[rows[0]]
             pixels = _as_tensor([resize(originals[i], size) for i in rows])
             found = self._invert_batch(pixels, [prompts[i] for i in rows], size, settings)
-            return [replace(f, original=originals[i]) if isinstance(f, Inversion) else f for i, f in zip(rows, found, strict=True)]
+            return [
+                replace(f, original=originals[i]) if isinstance(f, Inversion) else f
+                for i, f in zip(rows, found, strict=True)
+            ]
 
         return _grouped(sizes, run)
 

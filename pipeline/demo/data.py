@@ -70,7 +70,7 @@ def batches(count: int, batch_size: int, generator: torch.Generator) -> Iterator
     """Shuffled index batches for ever; every epoch sees each index at most once."""
     while True:
         order = torch.randperm(count, generator=generator)
-        yield from order[: count - count % batch_size].split(batch_size)
+        yield from torch.split(order[: count - count % batch_size], batch_size)
 
 
 def as_pixels(images: Tensor) -> Tensor:

@@ -256,9 +256,7 @@ def _reflected(background: str, direction: Tensor, light: Tensor, sharpness: flo
     return colour + 2.2 * lamp * lamp
 
 
-def _shade_object(
-    scene: Scene, setup: _Setup, distance: Distance, p: Tensor, direction: Tensor, index: int
-) -> Tensor:
+def _shade_object(scene: Scene, setup: _Setup, distance: Distance, p: Tensor, direction: Tensor, index: int) -> Tensor:
     of_scene = torch.full((p.shape[0],), index, device=p.device)
     normal = _normals(distance, p, of_scene)
     c, s = math.cos(setup.yaw), math.sin(setup.yaw)
@@ -281,9 +279,11 @@ def _shade_object(
     mirror = direction + 2 * cosine * normal
     if scene.material == "glossy":
         fresnel = 0.05 + 0.75 * (1 - cosine) ** 4
-        return diffuse * (1 - fresnel) + fresnel * ambient * _reflected(
-            scene.background, mirror, setup.light, 0.90
-        ) + 0.9 * ((mirror @ setup.light).clamp(min=0) ** 60)[:, None]
+        return (
+            diffuse * (1 - fresnel)
+            + fresnel * ambient * _reflected(scene.background, mirror, setup.light, 0.90)
+            + 0.9 * ((mirror @ setup.light).clamp(min=0) ** 60)[:, None]
+        )
     tint = albedo * 0.85 + 0.15 * albedo.amax(dim=-1, keepdim=True) + 0.03
     return 0.25 * diffuse + 1.25 * tint * ambient.clamp(min=0.4) * _reflected(
         scene.background, mirror, setup.light, 0.80

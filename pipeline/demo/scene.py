@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import random
 from dataclasses import dataclass
 from typing import Final
@@ -102,3 +103,10 @@ def caption(scene: Scene, *, material: bool = True, pattern: bool = True) -> str
     words += [scene.material] if material else []
     words += [scene.pattern] if pattern else []
     return f"a photo of {article} {' '.join(words)} {scene.object} {PLACES[scene.background]}"
+
+
+def caption_words() -> tuple[str, ...]:
+    """Every word that a caption can have, each once: the tokenizer's vocabulary, in a fixed order."""
+    attributes = itertools.product(OBJECTS, COLOURS, MATERIALS, PATTERNS, BACKGROUNDS)
+    captions = (caption(Scene(o, c, m, p, b, seed=0)) for o, c, m, p, b in attributes)
+    return tuple(dict.fromkeys(word for text in captions for word in text.split()))

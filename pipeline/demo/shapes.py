@@ -22,7 +22,7 @@ BOUND_RADIUS: Final = 0.74
 
 def _box(p: Tensor, centre: tuple[float, float, float], half: tuple[float, float, float], round_: float) -> Tensor:
     q = (p - p.new_tensor(centre)).abs() - (p.new_tensor(half) - round_)
-    outside = q.clamp(min=0).norm(dim=-1)
+    outside: Tensor = q.clamp(min=0).norm(dim=-1)
     inside = q.amax(dim=-1).clamp(max=0)
     return outside + inside - round_
 
@@ -79,7 +79,8 @@ def _rounded_box(p: Tensor) -> Tensor:
 
 
 def _ball(p: Tensor) -> Tensor:
-    return (p - p.new_tensor((0.0, 0.44, 0.0))).norm(dim=-1) - 0.44
+    from_centre: Tensor = (p - p.new_tensor((0.0, 0.44, 0.0))).norm(dim=-1)
+    return from_centre - 0.44
 
 
 def _chair(p: Tensor) -> Tensor:

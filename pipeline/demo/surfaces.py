@@ -57,9 +57,7 @@ def _waves(x: Tensor, y: Tensor, phases: Tensor, frequency: float, count: int = 
     return total / math.sqrt(count * 1.2)
 
 
-def paint(
-    colour: str, pattern: str, p: Tensor, normal: Tensor, phases: Tensor, *, flat_faced: bool
-) -> Tensor:
+def paint(colour: str, pattern: str, p: Tensor, normal: Tensor, phases: Tensor, *, flat_faced: bool) -> Tensor:
     """Return the object's linear albedo (n, 3) at points (n, 3) of its own frame."""
     jitter = 0.85 + 0.3 * phases[0]
     first = (p.new_tensor(_PAINT[colour]) * jitter).clamp(max=0.9).expand(p.shape[0], 3)

@@ -38,9 +38,7 @@ def train_denoiser(
     vae.to(device).requires_grad_(False)
     unet.to(device, memory_format=torch.channels_last)
     text_encoder.to(device)
-    latents = torch.stack(
-        (encode_all(vae, data.images, device), encode_all(vae, data.images.flip(-1), device)), dim=1
-    )
+    latents = encode_all(vae, data.images, device, folder)
     run = start(
         folder / "denoiser.pt",
         [unet, text_encoder],
@@ -53,7 +51,7 @@ def train_denoiser(
     alphas_cumprod = new_scheduler().alphas_cumprod
     assert isinstance(alphas_cumprod, Tensor)
 
-    def loss_of(step: int) -> Tensor:
+    def loss_of(_step: int) -> Tensor:
         index = next(order)
         mirrored = torch.randint(0, 2, (len(index),), generator=generator)
         z_0 = latents[index, mirrored].float()
@@ -65,12 +63,11 @@ def train_denoiser(
         with autocast(device):
             embedding = text_encoder(tokenize(tokenizer, prompts).to(device))[0]
             predicted = unet(z_t.to(device), timestep.to(device), embedding).sample
-        error = (predicted.float().cpu() - eps).square() if device.type == "cpu" else (
-            predicted.float() - eps.to(device)
-        ).square()
+        error = (predicted.float() - eps.to(device)).square().mean(dim=(1, 2, 3))
         snr = alpha_bar / (1 - alpha_bar)
-        weight = (snr.clamp(max=_SNR_CAP) / snr).flatten().to(error.device)
-        return (weight * error.mean(dim=(1, 2, 3))).mean()
+        weight = (snr.clamp(max=_SNR_CAP) / snr).flatten().to(device)
+        loss: Tensor = (weight * error).mean()
+        return loss
 
     def report(run: Run) -> None:
         recent = run.losses[-settings.report_every :]
@@ -116,6 +113,4 @@ def _stratified_timesteps(n: int, generator: torch.Generator) -> Tensor:
 def _training_caption(scene: Scene, words: random.Random) -> str:
     if words.random() < _CAPTION_DROPOUT:
         return ""
-    return caption(
-        scene, material=words.random() >= _WORD_DROPOUT, pattern=words.random() >= _WORD_DROPOUT
-    )
+    return caption(scene, material=words.random() >= _WORD_DROPOUT, pattern=words.random() >= _WORD_DROPOUT)

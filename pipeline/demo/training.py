@@ -109,11 +109,11 @@ class Run:
         return True
 
 
-def start(
-    path: Path, modules: list[nn.Module], parameters: list[dict[str, Any]], settings: StageSettings
-) -> Run:
+def start(path: Path, modules: list[nn.Module], parameters: list[dict[str, Any]], settings: StageSettings) -> Run:
     """Set up a stage, from its checkpoint where there is one."""
-    optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
+    optimizer = torch.optim.AdamW(
+        parameters, lr=settings.learning_rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True
+    )
     run = Run(path, modules, optimizer, Averaged(modules, settings.ema_decay), [])
     if run.resume():
         print(f"{path.stem}: continuing at step {run.step}", flush=True)

@@ -6,12 +6,15 @@ knows these numbers; it reads them from the saved configuration.
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -27,7 +30,7 @@ class CatalogueArchitecture:
     image_size: int = 64
     latent_channels: int = 6
     vae_channels: tuple[int, ...] = (32, 64, 64)
-    unet_channels: tuple[int, ...] = (64, 128, 192)
+    unet_channels: tuple[int, ...] = (80, 160, 192)
     text_width: int = 128
     text_layers: int = 2
 
@@ -48,14 +51,18 @@ def new_autoencoder(sizes: CatalogueArchitecture) -> AutoencoderKL:
 
 
 def new_unet(sizes: CatalogueArchitecture) -> UNet2DConditionModel:
-    """An untrained denoiser with cross-attention at every level."""
+    """An untrained denoiser that attends to the prompt below its finest level.
+
+    Attention over the finest level's cells would take a third of the time, and what a word changes there
+    (an edge, a tone) the levels below pass up.
+    """
     levels = len(sizes.unet_channels)
     return UNet2DConditionModel(
         sample_size=sizes.image_size // 2 ** (len(sizes.vae_channels) - 1),
         in_channels=sizes.latent_channels,
         out_channels=sizes.latent_channels,
-        down_block_types=("CrossAttnDownBlock2D",) * levels,
-        up_block_types=("CrossAttnUpBlock2D",) * levels,
+        down_block_types=("DownBlock2D", *("CrossAttnDownBlock2D",) * (levels - 1)),
+        up_block_types=(*("CrossAttnUpBlock2D",) * (levels - 1), "UpBlock2D"),
         block_out_channels=sizes.unet_channels,
         layers_per_block=1,
         cross_attention_dim=sizes.text_width,
@@ -65,23 +72,39 @@ def new_unet(sizes: CatalogueArchitecture) -> UNet2DConditionModel:
 
 
 def new_tokenizer(words: Sequence[str]) -> CLIPTokenizer:
-    """A byte-level CLIP tokenizer in which each of `words` is one token; other text falls back to bytes."""
+    """A byte-level CLIP tokenizer in which each of `words` (a–z) is one token; other text falls back to bytes."""
     alphabet = _byte_alphabet()
-    tokens = [*alphabet, *(symbol + "</w>" for symbol in alphabet)]
-    merges: dict[tuple[str, str], None] = {}
-    for word in dict.fromkeys(words):
-        left = word[0] if len(word) > 1 else word + "</w>"
-        for i, symbol in enumerate(word[1:], start=1):
-            right = symbol + ("</w>" if i == len(word) - 1 else "")
-            merges.setdefault((left, right))
-            left += right
-    # Words share prefixes; a merge that two words need is listed once, shortest result first.
-    ordered = sorted(merges, key=lambda pair: len(pair[0] + pair[1].removesuffix("</w>")))
-    tokens += list(dict.fromkeys(left + right for left, right in ordered))
+    merges = _learned_merges(words)
+    tokens = [*alphabet, *(symbol + "</w>" for symbol in alphabet), *(left + right for left, right in merges)]
     tokens += ["<|startoftext|>", "<|endoftext|>"]
     vocabulary = {token: i for i, token in enumerate(dict.fromkeys(tokens))}
     padding = "<|endoftext|>"
-    return CLIPTokenizer(vocab=vocabulary, merges=ordered, model_max_length=MAX_TOKENS, pad_token=padding)
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=MAX_TOKENS, pad_token=padding)
+
+
+def _learned_merges(words: Sequence[str]) -> list[tuple[str, str]]:
+    """Byte-pair encoding learned on `words` until each is one symbol: the commonest pair first, then by name.
+
+    Merges cannot simply be listed word by word: those of one word apply inside another, in order of rank.
+    """
+    distinct = set(words)
+    merges: dict[tuple[str, str], int] = {}
+    while True:
+        counts = Counter(pair for word in distinct for pair in itertools.pairwise(_symbols(word, merges)))
+        if not counts:
+            return list(merges)
+        commonest = min(counts, key=lambda pair: (-counts[pair], pair))
+        merges[commonest] = len(merges)
+
+
+def _symbols(word: str, merges: Mapping[tuple[str, str], int]) -> list[str]:
+    """Split a word as the tokenizer will: merge the neighbours of lowest rank until no merge applies."""
+    symbols = [*word[:-1], word[-1] + "</w>"]
+    while known := [pair for pair in itertools.pairwise(symbols) if pair in merges]:
+        left, right = min(known, key=merges.__getitem__)
+        at = next(i for i, pair in enumerate(itertools.pairwise(symbols)) if pair == (left, right))
+        symbols[at : at + 2] = [left + right]
+    return symbols
 
 
 def _byte_alphabet() -> list[str]:
@@ -140,6 +163,17 @@ def assemble(
     return pipeline
 
 
+def load_parts(folder: str | Path) -> tuple[AutoencoderKL, UNet2DConditionModel, CLIPTextModel, CLIPTokenizer]:
+    """The trainable parts of a saved pipeline and its tokenizer, in float32: what training goes on from."""
+    kept = {"dtype": torch.float32, "local_files_only": True}
+    return (
+        AutoencoderKL.from_pretrained(folder, subfolder="vae", **kept),
+        UNet2DConditionModel.from_pretrained(folder, subfolder="unet", **kept),
+        CLIPTextModel.from_pretrained(folder, subfolder="text_encoder", dtype=torch.float32, local_files_only=True),
+        CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer", local_files_only=True),
+    )
+
+
 def save_pipeline(
     folder: Path,
     vae: AutoencoderKL,
@@ -150,13 +184,21 @@ def save_pipeline(
     """Write a folder that plain `StableDiffusionPipeline.from_pretrained` loads; weights in float16."""
     pipeline = assemble(vae.half(), unet.half(), text_encoder.half(), tokenizer)
     pipeline.save_pretrained(folder, safe_serialization=True, max_shard_size=_MAX_SHARD)
-    _forget_where_it_was_made(folder)
-
-
-def _forget_where_it_was_made(folder: Path) -> None:
-    """Drop the paths that diffusers records in configurations: they mean nothing elsewhere."""
     for path in folder.rglob("*.json"):
-        values = json.loads(path.read_text())
-        if isinstance(values, dict) and "_name_or_path" in values:
-            del values["_name_or_path"]
-            path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
+        _mend_configuration(path)
+
+
+def _mend_configuration(path: Path) -> None:
+    """Drop the paths that diffusers records, and have the text encoder loaded in float32 like the rest.
+
+    Where no dtype is asked for, diffusers loads its own parts in float32, but transformers in what the
+    configuration says; a pipeline of both would not run.
+    """
+    values = json.loads(path.read_text())
+    if not isinstance(values, dict):
+        return
+    mended = {name: value for name, value in values.items() if name != "_name_or_path"}
+    if "dtype" in mended:
+        mended["dtype"] = "float32"
+    if mended != values:
+        path.write_text(json.dumps(mended, indent=2, sort_keys=True) + "\n")

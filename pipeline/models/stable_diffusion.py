@@ -51,7 +51,8 @@ class StableDiffusion:
     @property
     def stride(self) -> int:
         """Working sizes are multiples of this many pixels."""
-        return self._latent_stride * 2 ** (len(self._unet.config.block_out_channels) - 1)
+        levels = len(self._unet.config.block_out_channels)
+        return self._latent_stride << (levels - 1)
 
     @property
     def side(self) -> int:
@@ -60,7 +61,8 @@ class StableDiffusion:
 
     @property
     def _latent_stride(self) -> int:
-        return 2 ** (len(self._vae.config.block_out_channels) - 1)
+        levels = len(self._vae.config.block_out_channels)
+        return 1 << (levels - 1)
 
     def schedule(self, num_inference_steps: int) -> NoiseSchedule:
         """The checkpoint's own noise schedule, in `num_inference_steps` steps.
@@ -86,7 +88,7 @@ class StableDiffusion:
     def encode_images(self, pixels: Tensor) -> Tensor:
         """Pixels (n, 3, h, w) in [0, 1] → scaled latents, from the distribution's mode and not a sample of it."""
         with self._precision(self._vae_dtype):
-            z = self._vae.encode(pixels.to(self.device) * 2 - 1).latent_dist.mode().float()
+            z: Tensor = self._vae.encode(pixels.to(self.device) * 2 - 1).latent_dist.mode().float()
         shift = getattr(self._vae.config, "shift_factor", None) or 0.0
         return (z - shift) * float(self._vae.config.scaling_factor)
 
@@ -95,7 +97,7 @@ class StableDiffusion:
         """Scaled latents → pixels (n, 3, h, w) in [0, 1]."""
         shift = getattr(self._vae.config, "shift_factor", None) or 0.0
         with self._precision(self._vae_dtype):
-            pixels = self._vae.decode(z.to(self.device) / float(self._vae.config.scaling_factor) + shift).sample
+            pixels: Tensor = self._vae.decode(z.to(self.device) / float(self._vae.config.scaling_factor) + shift).sample
         return (pixels.float() / 2 + 0.5).clamp(0, 1)
 
     def encode_prompts(self, prompts: list[str]) -> Tensor:
@@ -143,7 +145,7 @@ def _load(folder: Path, name: str) -> StableDiffusionPipeline:
     try:
         pipeline = StableDiffusionPipeline.from_pretrained(
             folder,
-            torch_dtype=torch.float32,  # autocast lowers the products' precision, not the weights'
+            dtype=torch.float32,  # autocast lowers the products' precision, not the weights'
             safety_checker=None,
             requires_safety_checker=False,
             use_safetensors=True,

@@ -27,9 +27,9 @@ class History:
         row = self._latest.get((image_id, edit_id, strength))
         return int(row["attempts"]) if row else 0
 
-    def standing(self, tried: str | None, image_id: str, edit_id: str | None = None, strength: float | None = None) -> (
-        RowError | None
-    ):
+    def standing(
+        self, tried: str | None, image_id: str, edit_id: str | None = None, strength: float | None = None
+    ) -> RowError | None:
         """The permanent failure that still holds because what is tried is what failed before."""
         row = self._latest.get((image_id, edit_id, strength))
         if row is None or row["retryable"] or row["input_sha256"] != tried:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections import Counter
-from dataclasses import dataclass, field
-from typing import Any, Literal, NotRequired, TypedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal, NotRequired, TypedDict
 
+from pipeline.planning import Counts
 from pipeline.records import Edit, Failure
 
 
@@ -31,16 +32,21 @@ class Asked(ImageColumns):
     inversion_key: NotRequired[str]
 
 
-class Fetched(ImageColumns):
+class Payloads(TypedDict):
+    """What the engine needs of an image that has work left."""
+
+    original: bytes | None  # the encoded photograph
+    mask: bytes | None  # the encoded mask
+    artifact: str | None  # JSON: the committed inversion's columns, without its tensors
+    tensors: bytes | None
+
+
+class Fetched(ImageColumns, Payloads):
     """One image after fetching: everything the engine needs, or why there is nothing to do."""
 
     status: Literal["work", "done", "failed"]
     image_sha256: str
     inversion_key: str
-    original: bytes | None
-    mask: bytes | None
-    artifact: str | None  # JSON: the committed inversion's columns, without its tensors
-    tensors: bytes | None
     orders: str  # JSON: [Order]
     kept: int  # edits that were already committed
     failures: str  # JSON: [FailedRow]
@@ -92,32 +98,7 @@ class FailedRow:
     edits: int
 
 
-@dataclass(frozen=True, slots=True)
-class Counts:
-    """How many images and edits came out how; adds up over rows."""
-
-    inverted: int = 0
-    reused: int = 0
-    images_failed: int = 0
-    edited: int = 0
-    kept: int = 0
-    edits_failed: int = 0
-    codes: dict[str, int] = field(default_factory=dict)
-
-    def __add__(self, other: Counts) -> Counts:
-        codes = dict(Counter(self.codes) + Counter(other.codes))
-        names = [f.name for f in dataclasses.fields(self) if f.name != "codes"]
-        return Counts(**{name: getattr(self, name) + getattr(other, name) for name in names}, codes=codes)
-
-    @property
-    def images(self) -> int:
-        """Images that are accounted for."""
-        return self.inverted + self.reused + self.images_failed
-
-    @property
-    def edits(self) -> int:
-        """Edits that are accounted for."""
-        return self.edited + self.kept + self.edits_failed
+NOTHING: Final = Payloads(original=None, mask=None, artifact=None, tensors=None)
 
 
 def image_columns(row: ImageColumns) -> ImageColumns:
@@ -133,10 +114,9 @@ def image_columns(row: ImageColumns) -> ImageColumns:
     return columns
 
 
-def dump(values: list[Order] | list[FailedRow] | Counts) -> str:
+def dump(values: Sequence[Order] | Sequence[FailedRow] | Counts) -> str:
     """Records as JSON."""
-    records = [dataclasses.asdict(v) for v in values] if isinstance(values, list) else dataclasses.asdict(values)
-    return json.dumps(records)
+    return json.dumps(values, default=dataclasses.asdict)
 
 
 def load_orders(text: str) -> list[Order]:
@@ -152,3 +132,22 @@ def load_failures(text: str) -> list[FailedRow]:
 def load_counts(text: str) -> Counts:
     """Read counts back."""
     return Counts(**json.loads(text))
+
+
+def passed_on(row: Fetched, *, reused: bool = False, failures: Sequence[FailedRow] = ()) -> Made:
+    """A part without results of its own: what the fetch stage found, and failures since."""
+    return Made(
+        **image_columns(row),
+        image_sha256=row["image_sha256"],
+        inversion_key=row["inversion_key"],
+        model="",
+        original=None,
+        inversion=None,
+        tensors=None,
+        orders="[]",
+        pictures=None,
+        seconds=0.0,
+        reused=int(reused),
+        kept=row["kept"],
+        failures=dump([*load_failures(row["failures"]), *failures]),
+    )

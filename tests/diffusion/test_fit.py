@@ -24,7 +24,9 @@ class SmallNetwork(nn.Module):
         self.requires_grad_(False)
 
     def forward(self, z: Tensor, steps: Tensor, embedding: Tensor) -> Tensor:
-        return torch.tanh(self.mix(z) + self.shift(embedding.flatten(1))[..., None, None] + 0.02 * steps.view(-1, 1, 1, 1))
+        return torch.tanh(
+            self.mix(z) + self.shift(embedding.flatten(1))[..., None, None] + 0.02 * steps.view(-1, 1, 1, 1)
+        )
 
 
 @pytest.fixture

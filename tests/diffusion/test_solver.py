@@ -100,7 +100,9 @@ def test_a_step_up_undoes_a_step_down(prediction: str, step: int) -> None:
     z = _latents(7)
     output = _toy_network(z, step)
     _, eps = schedule.pair(z, output, step)
-    torch.testing.assert_close(step_up(step_down(z, output, schedule, step), eps, schedule, step), z, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        step_up(step_down(z, output, schedule, step), eps, schedule, step), z, rtol=1e-4, atol=1e-4
+    )
 
 
 def test_refinement_makes_inversion_exact() -> None:

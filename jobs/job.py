@@ -1,0 +1,43 @@
+"""What run, invert and edit share: plan, execute, report."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from jobs.exits import DONE, SOME_FAILED
+from jobs.progress import progress
+from jobs.report import closing_lines, refusal_lines
+from pipeline.config import JobConfig
+from pipeline.errors import JobError
+from pipeline.planning import Command, Counts, Plan, read_plan
+
+
+def run_job(command: Command, config: JobConfig) -> int:
+    """Do what is missing of a job, and return its exit code."""
+    counts = finish(started(command, config))
+    return SOME_FAILED if counts.failures else DONE
+
+
+def started(command: Command, config: JobConfig) -> Plan:
+    """Read a job's plan, and say which rows are refused.
+
+    Raises:
+        JobError: the job cannot start; or rows are refused, and `skip_invalid` does not say to go on without.
+    """
+    plan = read_plan(command, config)
+    for line in refusal_lines(plan.refusals):
+        Console(stderr=True).print(line, markup=False, highlight=False, soft_wrap=True)
+    if plan.refusals and not config.skip_invalid:
+        raise JobError(f"{len(plan.refusals)} manifest rows refused; --skip-invalid runs the job without them")
+    return plan
+
+
+def finish(plan: Plan) -> Counts:
+    """Execute a plan under a progress display, and report."""
+    from pipeline.cluster.execution import execute  # ray takes seconds to import
+
+    with progress(plan) as on_progress:
+        counts = execute(plan, on_progress)
+    for line in closing_lines(plan, counts):
+        Console().print(line, markup=False, highlight=False, soft_wrap=True)
+    return counts

@@ -1,0 +1,138 @@
+"""Options that the commands share: a configuration file, and flags that win over it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from types import NoneType
+from typing import Annotated, Any, Final, get_args
+
+import typer
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+from jobs.exits import exits
+from pipeline.config import JobConfig
+from pipeline.errors import JobError
+from pipeline.io.storage import StorageError, read_bytes
+
+# Flag → the field of JobConfig that it sets; its help and type are the field's.
+_FIELDS: Final[Mapping[str, str]] = {
+    "images": "images",
+    "prompts": "prompts",
+    "inversions": "inversions",
+    "output": "output",
+    "model": "model",
+    "method": "inversion.method",
+    "steps": "inversion.num_inference_steps",
+    "guidance-scale": "inversion.guidance_scale",
+    "max-side": "max_side",
+    "mask": "edit.mask",
+    "composite": "edit.composite",
+    "skip-invalid": "skip_invalid",
+    "batch-size": "batch_size",
+    "actors": "actors",
+    "num-gpus": "num_gpus",
+    "dtype": "dtype",
+    "address": "address",
+}
+INVERSION_FLAGS: Final = ("method", "steps", "guidance-scale", "max-side")
+EDIT_FLAGS: Final = ("mask", "composite")
+RUN_FLAGS: Final = ("model", "skip-invalid", "batch-size", "actors", "num-gpus", "dtype", "address")
+
+_CONFIG: Final = Annotated[str | None, typer.Option("--config", help="YAML file of a job's options; flags win over it")]
+
+
+def configured(*flags: str) -> Callable[[Callable[[JobConfig], int]], Callable[..., None]]:
+    """Make a command of a function from a job's configuration to an exit code, with these flags and `--config`."""
+
+    def decorate(function: Callable[[JobConfig], int]) -> Callable[..., None]:
+        def command(config: str | None = None, **values: Any) -> None:
+            exits(lambda: function(read_config(config, {flag: values[_name(flag)] for flag in flags})))
+
+        command.__name__, command.__doc__ = function.__name__, function.__doc__
+        command.__annotations__ = {}
+        # Typer reads the signature to find its options.
+        command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+            [_parameter("config", _CONFIG), *(_parameter(_name(flag), _option(flag)) for flag in flags)]
+        )
+        return command
+
+    return decorate
+
+
+def read_config(uri: str | None, flags: Mapping[str, Any]) -> JobConfig:
+    """The configuration of a job.
+
+    Args:
+        uri: a YAML file of JobConfig's fields.
+        flags: values by flag; None where a flag was not given.
+
+    Raises:
+        JobError: the file cannot be read, or a value is not valid.
+    """
+    values = {} if uri is None else _read_yaml(uri)
+    for flag, value in flags.items():
+        if value is not None:
+            *groups, name = _FIELDS[flag].split(".")
+            _group(values, groups)[name] = value
+    try:
+        return JobConfig.model_validate(values)
+    except ValidationError as error:
+        raise JobError(_first_line(error, uri)) from error
+
+
+def _group(values: dict[str, Any], names: list[str]) -> dict[str, Any]:
+    for name in names:
+        values = values.setdefault(name, {})
+        if not isinstance(values, dict):
+            raise JobError(f"config: expected a mapping under {name}; got {values!r}")
+    return values
+
+
+def _read_yaml(uri: str) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(read_bytes(uri))
+    except (StorageError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise JobError(f"config {uri}: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise JobError(f"config {uri}: expected a mapping of options; got {type(values).__name__}")
+    return values
+
+
+def _first_line(error: ValidationError, uri: str | None) -> str:
+    first = error.errors()[0]
+    field = ".".join(map(str, first["loc"]))
+    flag = next((f"--{flag}" for flag, path in _FIELDS.items() if path == field), field)
+    got = "" if first["type"] == "extra_forbidden" else f"; got {first['input']!r}"
+    return f"config{'' if uri is None else f' {uri}'}: {flag}: {first['msg']}{got}"
+
+
+def _name(flag: str) -> str:
+    return flag.replace("-", "_")
+
+
+def _parameter(name: str, annotation: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def _option(flag: str) -> Any:
+    field = _field(JobConfig, _FIELDS[flag].split("."))
+    default = "" if field.default is None else f" [default: {field.default}]"
+    return Annotated[_kind(field.annotation) | None, typer.Option(f"--{flag}", help=f"{field.description}{default}")]
+
+
+def _field(model: type[BaseModel], path: list[str]) -> FieldInfo:
+    field = model.model_fields[path[0]]
+    if len(path) == 1:
+        return field
+    assert isinstance(field.annotation, type)
+    return _field(field.annotation, path[1:])
+
+
+def _kind(annotation: Any) -> Any:
+    """The plain type of a field's values: str of `Literal["a", "b"] | None`. pydantic checks the rest."""
+    while arguments := [a for a in get_args(annotation) if a is not NoneType]:
+        annotation = arguments[0]
+    return annotation if isinstance(annotation, type) else type(annotation)

@@ -1,0 +1,67 @@
+"""What the commands say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from pipeline.planning import Counts, Plan, work_of
+from pipeline.records import Refusal
+
+if TYPE_CHECKING:
+    from pipeline.io.outcomes import Summary
+
+_SHOWN_REFUSALS: Final = 20
+
+
+def refusal_lines(refusals: Sequence[Refusal]) -> Iterator[str]:
+    """One line per refused manifest row, of the first few."""
+    yield from (f"refused: {refusal}" for refusal in refusals[:_SHOWN_REFUSALS])
+    if len(refusals) > _SHOWN_REFUSALS:
+        yield f"refused: … and {len(refusals) - _SHOWN_REFUSALS} more"
+
+
+def closing_lines(plan: Plan, counts: Counts) -> Iterator[str]:
+    """What a run did, what was there already, what failed, and where to look."""
+    yield f"{counts.inverted} inverted, {counts.edited} edited, {counts.failures} failed"
+    if counts.reused or counts.kept:
+        yield f"already there: {counts.reused} of {counts.images} inversions, {counts.kept} of {counts.edits} edits"
+    for code, count in sorted(counts.codes.items()):
+        yield f"failed: {code} × {count}"
+    yield f"output: {plan.output}"
+
+
+def plan_lines(plan: Plan, there: Summary) -> Iterator[str]:
+    """What is asked for, what the output holds of anything, and what it would cost at most."""
+    inversion, edit = work_of(plan.config.inversion)
+    work = len(plan.images) * inversion + plan.edits * edit
+    yield f"asked: {len(plan.images)} images, {plan.edits} edits of them; {len(plan.refusals)} manifest rows refused"
+    yield f"output: {plan.output} holds {there.inversions} inversions and {there.edits} edits; none is made twice"
+    yield f"cost: at most {work:,} network evaluations ({inversion:,} per inversion, {edit:,} per edit)"
+    before = there.inversions * inversion + there.edits * edit
+    if before and there.seconds:
+        yield f"time: about {_duration(there.seconds * work / before)} on one actor, at the speed of this output so far"
+    else:
+        yield "time: not known before something has run; a run over a few images into this output measures it"
+
+
+def status_lines(output: str, there: Summary, record: Mapping[str, Any] | None) -> Iterator[str]:
+    """How far an output is, how fast it went, and what failed."""
+    yield f"output: {output}"
+    if record is None:
+        yield "state: not finished; the same command does the rest"
+    else:
+        counts = record["counts"]
+        yield f"state: {record['command']} finished over {counts['images']} images and {counts['edits']} edits"
+    yield f"done: {there.inversions} inversions, {there.edits} edits"
+    if there.seconds:
+        each = there.seconds / max(there.inversions + there.edits, 1)
+        yield f"speed: {_duration(there.seconds)} of model time, {each:.2f} s per result"
+    yield f"failed: {sum(there.failures.values())}"
+    yield from (f"failed: {code} × {count}" for code, count in sorted(there.failures.items()))
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -1,0 +1,119 @@
+"""One run of a job from plan to `run.json`."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Callable
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any, Final
+
+import ray
+import ray.exceptions
+
+from pipeline.cluster.graph import outcomes
+from pipeline.cluster.session import connect
+from pipeline.errors import CODES, RelatentError
+from pipeline.io.artifacts import write_rows
+from pipeline.io.layout import run_record_uri
+from pipeline.io.outcomes import committed_edits, committed_inversions, current_failures
+from pipeline.io.storage import write_bytes
+from pipeline.keys import sha256_hex
+from pipeline.planning import Asking, Counts, Plan
+from pipeline.records import Refusal
+from pipeline.stages.fetch import Committed, Fetch
+from pipeline.stages.history import History
+from pipeline.stages.publish import Identity, Publish
+
+_RECORDED: Final = ("relatent", "ray", "torch", "diffusers", "transformers", "pyarrow", "pillow", "numpy")
+
+
+def execute(plan: Plan, on_progress: Callable[[Counts], None]) -> Counts:
+    """Do what is missing, and record it.
+
+    Args:
+        plan: what is asked for.
+        on_progress: called with the counts so far, whenever something was committed.
+
+    Raises:
+        JobError: the model cannot be loaded, or there is no such cluster.
+        StorageError: the output cannot be read or written.
+    """
+    history = History(current_failures(plan.output))
+    counts = _record_refusals(plan, history)
+    if len(plan.images):
+        counts = _run(plan, history, counts, on_progress)
+    assert counts.images == len(plan.images), f"images: planned {len(plan.images)}, accounted for {counts.images}"
+    assert counts.edits == plan.edits, f"edits: planned {plan.edits}, accounted for {counts.edits}"
+    write_bytes(run_record_uri(plan.output), _record(plan, counts))
+    return counts
+
+
+def _run(plan: Plan, history: History, counts: Counts, on_progress: Callable[[Counts], None]) -> Counts:
+    config = plan.config
+    committed = Committed(committed_inversions(plan.artifacts), committed_edits(plan.output), history)
+    fetch = Fetch(config, Asking(plan.prompts), plan.fingerprint, committed)
+    identity = Identity(plan.fingerprint, version("relatent"))
+    publish = Publish(plan.output, config.edit, config.max_pixels, identity, history)
+    resources = connect(config)
+    try:
+        for outcome in outcomes(plan, fetch, publish, resources):
+            counts += outcome
+            on_progress(counts)
+    except ray.exceptions.RayError as error:
+        raise _own(error) or error from error
+    return counts
+
+
+def _own(error: BaseException | None) -> RelatentError | None:
+    """Our own error inside of Ray's, which has one line for the user."""
+    while error is not None:
+        if isinstance(error, RelatentError):
+            return error
+        error = getattr(error, "cause", None) or error.__cause__
+    return None
+
+
+def _record_refusals(plan: Plan, history: History) -> Counts:
+    """Commit manifest rows that the job runs without as failures, unless they are recorded already."""
+    rows = [_refused(plan, refusal) for refusal in plan.refusals]
+    new = [row for row in rows if not history.standing(row["input_sha256"], row["image_id"], row["edit_id"])]
+    write_rows(plan.output, "failures", new)
+    return Counts(codes={"row_refused": len(rows)} if rows else {})
+
+
+def _refused(plan: Plan, refusal: Refusal) -> dict[str, Any]:
+    of_prompts = refusal.file == plan.config.prompts
+    row_id = refusal.row_id or f"line {refusal.line}"
+    return {
+        "image_id": "" if of_prompts else row_id,
+        "edit_id": row_id if of_prompts else None,
+        "strength": None,
+        "stage": CODES["row_refused"].stage,
+        "code": "row_refused",
+        "message": str(refusal),
+        "retryable": CODES["row_refused"].retryable,
+        "attempts": 1,
+        "input_sha256": sha256_hex(str(refusal).encode()),
+        "created_at": datetime.now(UTC),
+    }
+
+
+def _record(plan: Plan, counts: Counts) -> bytes:
+    """The text of run.json. It says what the output holds, not when: running again changes nothing."""
+    record = {
+        "command": plan.command,
+        "config": plan.config.model_dump(mode="json"),
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in _RECORDED}},
+        "model_fingerprint": plan.fingerprint,
+        "counts": {
+            "images": counts.images,
+            "images_failed": counts.images_failed,
+            "edits": counts.edits,
+            "edits_failed": counts.edits_failed,
+            "refused": len(plan.refusals),
+            "failures": counts.codes,
+        },
+    }
+    return (json.dumps(record, indent=2, sort_keys=True) + "\n").encode()

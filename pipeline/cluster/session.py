@@ -1,0 +1,74 @@
+"""Joining or starting a Ray cluster, quietly."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+from typing import Any, Final
+
+import ray
+import ray.data  # sets up its logger, which is then turned down
+
+from pipeline.config import JobConfig
+from pipeline.errors import JobError
+
+# Cores beyond the machine's own that a local cluster is given: fetching and publishing mostly wait, so they
+# run beside a model that has all the cores.
+_WAITING_CORES: Final = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What one engine actor gets."""
+
+    num_gpus: float
+    num_cpus: int
+
+    @property
+    def device(self) -> str | None:
+        """None: the model takes the GPU that Ray shows it."""
+        return None if self.num_gpus else "cpu"
+
+
+def connect(config: JobConfig) -> Resources:
+    """Join the cluster at `config.address` or `RAY_ADDRESS`, else start one on this machine.
+
+    Raises:
+        JobError: there is no such cluster, or a local one that could never hold the actors.
+    """
+    address = config.address or os.environ.get("RAY_ADDRESS") or "local"
+    if not ray.is_initialized():
+        _initialise(address)
+    gpus = float(ray.cluster_resources().get("GPU", 0.0))  # type: ignore[no-untyped-call]
+    num_gpus = config.num_gpus if config.num_gpus is not None else float(gpus > 0)
+    if address == "local" and num_gpus * config.actors > gpus:
+        raise JobError(f"actors: expected at most {gpus:g} GPUs' worth; got {config.actors} × {num_gpus:g}")
+    return Resources(num_gpus, 1 if num_gpus else _cores_per_actor(config.actors))
+
+
+def _initialise(address: str) -> None:
+    # Left to itself, Ray turns token authentication on in some starts and not in others.
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    # Ray's own processes would write into the progress display.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    # Actors without GPUs are told so explicitly; Ray need not hide the devices, nor warn that it may.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    local: dict[str, Any] = {"num_cpus": (os.cpu_count() or 1) + _WAITING_CORES, "include_dashboard": False}
+    try:
+        ray.init(
+            address=address,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            **(local if address == "local" else {}),
+        )
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise JobError(f"ray: no cluster at {address}: {' '.join(str(error).split())[:300]}") from error
+
+
+def _cores_per_actor(actors: int) -> int:
+    """Cores of one engine actor on a cluster without GPUs; torch uses as many threads."""
+    nodes = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    biggest = int(max(nodes)) - _WAITING_CORES
+    return max(1, biggest // -(-actors // len(nodes)))

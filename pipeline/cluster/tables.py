@@ -1,0 +1,50 @@
+"""Between the stages' rows and the Arrow tables that Ray moves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from types import NoneType
+from typing import Any, Final, get_args, get_type_hints
+
+import pyarrow as pa
+
+_TYPES: Final = {str: pa.string(), bytes: pa.large_binary(), int: pa.int64(), float: pa.float64()}
+_OURS: Final = ("image_id", "image_uri", "source_prompt", "mask_uri", "image_sha256", "inversion_key")
+
+
+def asked_table(images: pa.Table) -> pa.Table:
+    """A plan's images with the user's columns gathered into one, `carried`, where there are any."""
+    own = [name for name in images.column_names if name not in _OURS]
+    table = images.select([name for name in _OURS if name in images.column_names]).combine_chunks()
+    if not own:
+        return table
+    columns = images.select(own).combine_chunks()
+    struct = pa.StructArray.from_arrays(
+        [_one_array(columns[name]) for name in own], fields=[columns.schema.field(name) for name in own]
+    )
+    return table.append_column("carried", struct)
+
+
+def _one_array(column: pa.ChunkedArray) -> pa.Array:
+    return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
+
+
+def schema_of(row: type, asked: pa.Schema) -> pa.Schema:
+    """The Arrow schema of a row type; its user's columns have the types that they have in the plan's images."""
+    fields = [pa.field(name, _type(hint)) for name, hint in get_type_hints(row).items() if name != "carried"]
+    if "carried" in get_type_hints(row) and "carried" in asked.names:
+        fields.append(asked.field("carried"))
+    return pa.schema(fields)
+
+
+def _type(hint: Any) -> pa.DataType:
+    """`str | None`, `Literal["a"]` and `str` are all strings."""
+    if hint in _TYPES:
+        return _TYPES[hint]
+    (kind,) = {arg if isinstance(arg, type) else type(arg) for arg in get_args(hint)} - {NoneType}
+    return _TYPES[kind]
+
+
+def to_table(rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
+    """Rows as a table."""
+    return pa.Table.from_pylist(list(rows), schema=schema)

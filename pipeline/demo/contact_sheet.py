@@ -1,0 +1,88 @@
+"""One picture of a whole job: a row per photograph, with its reconstruction and its edits."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from pipeline.io.artifacts import unpack
+from pipeline.io.images import decode
+from pipeline.io.layout import picture_uri
+from pipeline.io.outcomes import committed_inversions, read_inversion
+from pipeline.io.reuse import inverted_images
+from pipeline.io.storage import StorageError, read_bytes
+from pipeline.models.stable_diffusion import StableDiffusion
+from pipeline.records import PromptRow
+
+_CELL: Final = 112
+_GAP: Final = 4
+_LABEL: Final = 14
+_PAPER: Final = (255, 255, 255)
+_INK: Final = (40, 40, 40)
+_MAX_PIXELS: Final = 100_000_000
+
+_Pixels = NDArray[np.uint8]
+
+
+def contact_sheet(output: str, prompts: Sequence[PromptRow], model: StableDiffusion) -> bytes:
+    """Draw the sheet of an output that lies in one piece: PNG, original | reconstruction | edits.
+
+    Edits that an image was not asked for, or that failed, leave a gap.
+    """
+    images = sorted(inverted_images(output, model.fingerprint).to_pylist(), key=lambda row: str(row["image_id"]))
+    columns = [(prompt.edit_id, strength) for prompt in prompts for strength in prompt.strengths]
+    labels = ["original", "reconstruction", *(f"{edit_id} {strength:g}" for edit_id, strength in columns)]
+    index = committed_inversions(output)
+    cells = [
+        [
+            decode(read_bytes(row["image_uri"]), _MAX_PIXELS).pixels,
+            reconstruction(read_inversion(index, row["inversion_key"])["tensors"], model),
+            *(_picture(picture_uri(output, row["image_id"], *column)) for column in columns),
+        ]
+        for row in images
+    ]
+    return _drawn(labels, cells)
+
+
+def reconstruction(tensors: bytes, model: StableDiffusion) -> _Pixels:
+    """What the model makes of an artifact without any edit, at its working size."""
+    pixels = model.decode_latents(unpack(tensors)["trajectory"][:1].float())[0].cpu()
+    return (pixels.permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
+
+
+def _picture(uri: str) -> _Pixels | None:
+    try:
+        return decode(read_bytes(uri), _MAX_PIXELS).pixels
+    except StorageError as error:
+        if error.missing:
+            return None
+        raise
+
+
+def _drawn(labels: Sequence[str], cells: Sequence[Sequence[_Pixels | None]]) -> bytes:
+    pitch = _CELL + _GAP
+    sheet = Image.new("RGB", (_GAP + pitch * len(labels), _GAP + _LABEL + pitch * len(cells)), _PAPER)
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(size=11)
+    for column, label in enumerate(labels):
+        draw.text((_GAP + column * pitch, _GAP), label, fill=_INK, font=font)
+    for row, pictures in enumerate(cells):
+        for column, pixels in enumerate(pictures):
+            if pixels is not None:
+                sheet.paste(_fitted(pixels), (_GAP + column * pitch, _GAP + _LABEL + row * pitch))
+    buffer = io.BytesIO()
+    sheet.save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def _fitted(pixels: _Pixels) -> Image.Image:
+    picture = Image.fromarray(pixels)
+    scale = _CELL / max(picture.size)
+    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    return picture.resize(size, Image.Resampling.LANCZOS)

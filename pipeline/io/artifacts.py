@@ -1,0 +1,191 @@
+"""Tables of results: their schemas, the tensors inside, and Parquet files named by the keys they hold."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import safetensors.torch
+from torch import Tensor
+
+from pipeline.io import storage
+from pipeline.keys import canonical_json, content_key, sha256_hex
+
+Kind = Literal["inversions", "edits", "failures"]
+
+_TIME: Final = pa.timestamp("us", tz="UTC")
+
+
+def _required(name: str, type_: pa.DataType) -> pa.Field:
+    return pa.field(name, type_, nullable=False)
+
+
+INVERSION_SCHEMA: Final = pa.schema(
+    [
+        _required("inversion_key", pa.string()),
+        _required("image_id", pa.string()),
+        _required("image_uri", pa.string()),
+        _required("image_sha256", pa.string()),
+        pa.field("source_prompt", pa.string()),
+        _required("model", pa.string()),
+        _required("model_fingerprint", pa.string()),
+        _required("method", pa.string()),
+        _required("settings", pa.string()),
+        _required("width", pa.int32()),
+        _required("height", pa.int32()),
+        _required("tensors", pa.binary()),
+        _required("tensor_index", pa.string()),
+        pa.field("vae_psnr", pa.float32()),
+        pa.field("recon_psnr", pa.float32()),
+        pa.field("iterations", pa.int32()),
+        pa.field("seconds", pa.float32()),
+        _required("relatent_version", pa.string()),
+        _required("created_at", _TIME),
+    ]
+)
+
+EDIT_SCHEMA: Final = pa.schema(
+    [
+        _required("edit_key", pa.string()),
+        _required("image_id", pa.string()),
+        _required("edit_id", pa.string()),
+        _required("strength", pa.float64()),
+        _required("inversion_key", pa.string()),
+        _required("image_uri", pa.string()),
+        _required("prompt", pa.string()),
+        pa.field("negative_prompt", pa.string()),
+        pa.field("source_prompt", pa.string()),
+        pa.field("guidance_scale", pa.float64()),
+        pa.field("seed", pa.int64()),
+        _required("width", pa.int32()),
+        _required("height", pa.int32()),
+        _required("sha256", pa.string()),
+        pa.field("background_psnr", pa.float32()),
+        pa.field("mask_coverage", pa.float32()),
+        pa.field("recon_psnr", pa.float32()),
+        pa.field("vae_psnr", pa.float32()),
+        pa.field("seconds", pa.float32()),
+        _required("created_at", _TIME),
+    ]
+)
+
+FAILURE_SCHEMA: Final = pa.schema(
+    [
+        _required("image_id", pa.string()),
+        pa.field("edit_id", pa.string()),
+        pa.field("strength", pa.float64()),
+        _required("stage", pa.string()),
+        _required("code", pa.string()),
+        _required("message", pa.string()),
+        _required("retryable", pa.bool_()),
+        _required("attempts", pa.int32()),
+        pa.field("image_uri", pa.string()),
+        pa.field("input_sha256", pa.string()),
+        _required("created_at", _TIME),
+    ]
+)
+
+SCHEMAS: Final[Mapping[Kind, pa.Schema]] = {
+    "inversions": INVERSION_SCHEMA,
+    "edits": EDIT_SCHEMA,
+    "failures": FAILURE_SCHEMA,
+}
+KEY_COLUMNS: Final[Mapping[Kind, str]] = {"inversions": "inversion_key", "edits": "edit_key"}
+# What a failure is, apart from when it was: a task that is run again overwrites its own file.
+_FAILURE_IDENTITY: Final = ("image_id", "edit_id", "strength", "code", "message", "attempts", "input_sha256")
+
+
+def pack(tensors: Mapping[str, Tensor]) -> bytes:
+    """Named tensors as one safetensors payload; equal tensors give equal bytes."""
+    # Rows of one batch share its memory, which the format refuses to store: hence the copies.
+    own = {name: tensors[name].detach().cpu().contiguous().clone() for name in sorted(tensors)}
+    return safetensors.torch.save(own)
+
+
+def unpack(data: bytes) -> dict[str, Tensor]:
+    """Read tensors back, with their dtypes and shapes, into memory of their own."""
+    return dict(safetensors.torch.load(data))
+
+
+def tensor_index(tensors: Mapping[str, Tensor]) -> str:
+    """JSON of name → dtype and shape: what a payload holds, for readers that do not open it."""
+    return canonical_json(
+        {name: {"dtype": str(t.dtype).removeprefix("torch."), "shape": list(t.shape)} for name, t in tensors.items()}
+    )
+
+
+def write_rows(output: str, kind: Kind, rows: Sequence[Mapping[str, Any]]) -> str | None:
+    """Commit rows as one Parquet file: once it is there they are done.
+
+    Args:
+        output: the job's output folder.
+        kind: which table.
+        rows: the schema's columns, of which nullable ones may be absent, and under `carried` a mapping
+            of the user's own columns.
+
+    Returns:
+        The file's URI; it names the set of keys it holds. None if there are no rows.
+
+    Raises:
+        ValueError: a row lacks a required column or has an unknown one.
+        StorageError: the file could not be written.
+    """
+    if not rows:
+        return None
+    table = _table(kind, rows)
+    buffer = io.BytesIO()
+    # One row group per inversion, so that reading one does not transfer its neighbours' tensors.
+    group = 1 if kind == "inversions" else None
+    pq.write_table(table, buffer, compression="zstd", row_group_size=group)
+    uri = storage.join(output, kind, f"{_name(kind, rows)}.parquet")
+    storage.write_bytes(uri, buffer.getvalue())
+    return uri
+
+
+def _name(kind: Kind, rows: Sequence[Mapping[str, Any]]) -> str:
+    if kind == "failures":
+        keys = [content_key({name: row.get(name) for name in _FAILURE_IDENTITY}) for row in rows]
+    else:
+        keys = [row[KEY_COLUMNS[kind]] for row in rows]
+    return sha256_hex(json.dumps(sorted(keys)).encode())[:32]
+
+
+def _table(kind: Kind, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    schema = SCHEMAS[kind]
+    for row in rows:
+        _check(kind, row)
+    columns = {field.name: pa.array([row.get(field.name) for row in rows], field.type) for field in schema}
+    table = pa.Table.from_arrays(list(columns.values()), schema=schema)
+    for name, values in _carried(rows, taken=set(schema.names)).items():
+        table = table.append_column(name, values)
+    return table
+
+
+def _check(kind: Kind, row: Mapping[str, Any]) -> None:
+    schema = SCHEMAS[kind]
+    if unknown := row.keys() - set(schema.names) - {"carried"}:
+        raise ValueError(f"{kind} row: unknown columns {', '.join(sorted(unknown))}")
+    if absent := [f.name for f in schema if not f.nullable and row.get(f.name) is None]:
+        raise ValueError(f"{kind} row: required columns without a value: {', '.join(absent)}")
+
+
+def _carried(rows: Sequence[Mapping[str, Any]], taken: set[str]) -> dict[str, pa.Array]:
+    """The user's columns, under names that are not ours."""
+    columns: dict[str, pa.Array] = {}
+    for name in sorted({name for row in rows for name in row.get("carried") or {}}):
+        own = name
+        while own in taken or own in columns:
+            own = f"carried_{own}"
+        columns[own] = _values([(row.get("carried") or {}).get(name) for row in rows])
+    return columns
+
+
+def _values(values: list[Any]) -> pa.Array:
+    # A column of nulls alone would be of type null, which readers cannot merge with other files' type.
+    if all(value is None for value in values):
+        return pa.array(values, pa.string())
+    return pa.array(values)

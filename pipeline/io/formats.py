@@ -1,0 +1,175 @@
+"""File formats of manifests: from a file to rows with their line numbers, one bad row at a time."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+
+from pipeline.errors import JobError
+from pipeline.io import storage
+from pipeline.records import Refusal
+
+TABLES: Final = (".parquet", ".csv", ".jsonl", ".ndjson")
+DOCUMENTS: Final = (".yaml", ".yml")
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row of a manifest file: where it stands, and its values."""
+
+    number: int
+    values: dict[str, Any]
+
+
+def read_lines(uri: str) -> tuple[list[Line], list[Refusal]]:
+    """All rows of a manifest file, and refusals for those that cannot be read as a row.
+
+    Line numbers count from 1; a Parquet file's are row numbers.
+
+    Raises:
+        JobError: the file is absent, or cannot be read as what its name says.
+    """
+    if uri.endswith(".parquet"):
+        rows = read_parquet(uri).to_pylist(maps_as_pydicts="lossy")
+        return [Line(number, _parquet_row(row)) for number, row in enumerate(rows, 1)], []
+    text = _text(uri)
+    if uri.endswith(".csv"):
+        parsed = _csv(uri, text)
+    elif uri.endswith(DOCUMENTS):
+        parsed = _yaml(uri, text)
+    else:
+        parsed = _jsonl(text)
+    lines: list[Line] = []
+    refusals: list[Refusal] = []
+    for number, row in parsed:
+        if isinstance(row, str):
+            refusals.append(Refusal(uri, number, row))
+        else:
+            lines.append(Line(number, row))
+    return lines, refusals
+
+
+def read_parquet(uri: str) -> pa.Table:
+    """A Parquet file as a table.
+
+    Raises:
+        JobError: it is absent or not Parquet, or has two columns of one name.
+    """
+    try:
+        table = storage.read_part(uri, lambda file: pq.ParquetFile(file).read())
+    except storage.StorageError as error:
+        raise JobError(f"manifest {error}") from error
+    except pa.ArrowException as error:
+        raise JobError(f"manifest {uri}: not a Parquet file ({' '.join(str(error).split())[:200]})") from error
+    _check_columns(uri, table.column_names)
+    return table
+
+
+def check_suffix(uri: str, suffixes: tuple[str, ...]) -> None:
+    """Refuse a manifest whose format is not known from its name.
+
+    Raises:
+        JobError: its name has none of the suffixes.
+    """
+    if not uri.endswith(suffixes):
+        raise JobError(f"manifest {uri}: expected a {', '.join(suffixes)} file, and there is no such folder")
+
+
+def _check_columns(uri: str, names: list[str]) -> None:
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise JobError(f"manifest {uri}: expected each column once; got {', '.join(map(repr, twice))} twice")
+
+
+def _text(uri: str) -> str:
+    try:
+        return storage.read_bytes(uri).decode("utf-8-sig")
+    except storage.StorageError as error:
+        raise JobError(f"manifest {error}") from error
+    except UnicodeDecodeError as error:
+        raise JobError(f"manifest {uri}: expected UTF-8 text; got byte {error.object[error.start]:#04x}") from error
+
+
+def _parquet_row(row: dict[str, Any]) -> dict[str, Any]:
+    # All rows of a struct column have all its fields: a null field is one that this row does not have.
+    return {
+        name: {k: v for k, v in value.items() if v is not None} if isinstance(value, dict) else value
+        for name, value in row.items()
+    }
+
+
+def _csv(uri: str, text: str) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    """Rows of CSV: all values are text, empty cells are null."""
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        header = [name.strip() for name in next(reader, [])]
+        _check_columns(uri, header)
+        start = reader.line_num + 1
+        for cells in reader:
+            if cells:
+                yield start, _csv_row(header, cells)
+            start = reader.line_num + 1
+    except csv.Error as error:
+        raise JobError(f"manifest {uri}:{reader.line_num}: not CSV ({error})") from error
+
+
+def _csv_row(header: list[str], cells: list[str]) -> dict[str, Any] | str:
+    if len(cells) != len(header):
+        return f"expected {len(header)} cells, as in the header; got {len(cells)}"
+    return {name: cell or None for name, cell in zip(header, cells, strict=True)}
+
+
+def _jsonl(text: str) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    # str.splitlines would also split at characters that JSON allows inside strings.
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            yield number, _json_row(line)
+
+
+def _json_row(line: str) -> dict[str, Any] | str:
+    try:
+        row = json.loads(line, parse_constant=_refuse_constant)
+        # An escaped half of a surrogate pair is JSON, but not text that could be stored.
+        json.dumps(row, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
+        return f"not JSON ({str(error) or type(error).__name__})"
+    return row if isinstance(row, dict) else f"expected a JSON object; got {type(row).__name__}"
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _yaml(uri: str, text: str) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    """Rows of a YAML list of mappings."""
+    loader = yaml.SafeLoader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return
+        if not isinstance(node, yaml.SequenceNode):
+            raise JobError(f"manifest {uri}:{node.start_mark.line + 1}: expected a list of rows")
+        for item in node.value:
+            yield item.start_mark.line + 1, _yaml_row(loader, item)
+    except (yaml.YAMLError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise JobError(f"manifest {uri}: not YAML ({reason})") from error
+    finally:
+        loader.dispose()
+
+
+def _yaml_row(loader: yaml.SafeLoader, node: yaml.Node) -> dict[str, Any] | str:
+    try:
+        row = loader.construct_object(node, deep=True)
+    except (yaml.YAMLError, ValueError) as error:
+        return f"not YAML ({' '.join(str(error).split())[:200]})"
+    if not isinstance(row, dict) or not all(isinstance(name, str) for name in row):
+        return "expected a mapping of column names to values"
+    return row

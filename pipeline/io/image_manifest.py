@@ -1,0 +1,174 @@
+"""The image manifest: files, folders and patterns of rows or of pictures, as one checked table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+import pyarrow as pa
+
+from pipeline.errors import JobError
+from pipeline.io import storage
+from pipeline.io.formats import TABLES, Line, check_suffix, read_lines, read_parquet
+from pipeline.io.uris import UriRefusedError, canonical, check_allowed, is_pattern, parent, pattern_root, resolve
+from pipeline.io.validation import InvalidRowError, UniqueIds, check_id, printable_id, valid
+from pipeline.records import ImageRow, Refusal
+
+_T = TypeVar("_T")
+
+_OURS: Final = tuple(ImageRow.model_fields)
+_PICTURES: Final = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif")
+
+
+@dataclass(frozen=True)
+class ImageManifest:
+    """The image rows that are valid, and those that are not.
+
+    Attributes:
+        table: image_id, image_uri, source_prompt, mask_uri as strings, URIs absolute; then the user's columns.
+    """
+
+    table: pa.Table
+    refusals: tuple[Refusal, ...]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One file of a manifest: its rows' own columns, and the user's columns of the same rows."""
+
+    file: str
+    folder: str
+    lines: Sequence[Line]
+    carried: Mapping[str, pa.Array | pa.ChunkedArray]
+    refusals: Sequence[Refusal] = ()
+
+
+def read_images(uri: str) -> ImageManifest:
+    """Read an image manifest: Parquet, CSV or JSONL; or a folder or pattern of such files or of pictures.
+
+    If a folder or pattern has pictures, they are the rows, and `image_id` is the path below the folder
+    without its suffix. Columns of CSV are text; a column of JSONL has the type that fits all its values.
+
+    Raises:
+        JobError: nothing is there, or a file cannot be read as what its name says.
+    """
+    files = _listing(uri)
+    if files is None:
+        check_suffix(uri, TABLES)
+        return _collected([_part(uri)])
+    if pictures := [file for file in files if file.lower().endswith(_PICTURES)]:
+        return _collected([_picture_part(uri, pictures)])
+    if tables := [file for file in files if file.endswith(TABLES)]:
+        return _collected(_part(file) for file in tables)
+    raise JobError(f"manifest {uri}: expected pictures or {', '.join(TABLES)} files; got none")
+
+
+def _listing(uri: str) -> list[str] | None:
+    """The files of a folder or pattern; None if the URI is neither."""
+    if is_pattern(uri) and not _asked(storage.exists, uri):
+        return _asked(storage.glob, uri)
+    return _asked(storage.list_files, uri) if _asked(storage.is_folder, uri) else None
+
+
+def _asked(question: Callable[[str], _T], uri: str) -> _T:
+    try:
+        return question(uri)
+    except storage.StorageError as error:
+        raise JobError(f"manifest {error}") from error
+
+
+def _picture_part(uri: str, pictures: Sequence[str]) -> _Part:
+    root = pattern_root(uri) if is_pattern(uri) else canonical(uri)
+    names = [file.removeprefix(root).lstrip("/").rpartition(".")[0] for file in pictures]
+    rows = zip(names, pictures, strict=True)
+    lines = [Line(number, {"image_id": name, "image_uri": file}) for number, (name, file) in enumerate(rows, 1)]
+    return _Part(file=uri, folder=root, lines=lines, carried={})
+
+
+def _part(file: str) -> _Part:
+    if file.endswith(".parquet"):
+        return _parquet_part(file)
+    lines, refusals = read_lines(file)
+    columns = list(dict.fromkeys(name for line in lines for name in line.values))
+    _check_required(file, columns, any_rows=bool(lines))
+    carried = {name: _column([line.values.get(name) for line in lines]) for name in columns if name not in _OURS}
+    return _Part(file, parent(file), lines, carried, refusals)
+
+
+def _parquet_part(file: str) -> _Part:
+    table = read_parquet(file)
+    _check_required(file, table.column_names, any_rows=True)
+    ours = pa.table({name: _strings(file, name, table.column(name)) for name in _OURS if name in table.column_names})
+    lines = [Line(number, row) for number, row in enumerate(ours.to_pylist(), 1)]
+    carried = {name: table.column(name) for name in table.column_names if name not in _OURS}
+    return _Part(file, parent(file), lines, carried)
+
+
+def _check_required(file: str, columns: Sequence[str], *, any_rows: bool) -> None:
+    required = [name for name, field in ImageRow.model_fields.items() if field.is_required()]
+    if any_rows and not set(required) <= set(columns):
+        raise JobError(f"manifest {file}: expected columns {', '.join(required)}; got {', '.join(columns)}")
+
+
+def _strings(file: str, name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if not (pa.types.is_null(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        raise JobError(f"manifest {file}: column {name}: expected strings; got {column.type}")
+    return column.cast(pa.string())
+
+
+def _collected(parts: Iterable[_Part]) -> ImageManifest:
+    unique = UniqueIds("image_id")
+    tables, refusals = [], []
+    for part in parts:
+        table, refused = _checked(part, unique)
+        tables.append(table)
+        refusals += sorted([*part.refusals, *refused], key=lambda r: r.line)
+    try:
+        return ImageManifest(pa.concat_tables(tables, promote_options="permissive"), tuple(refusals))
+    except pa.ArrowException as error:
+        raise JobError(f"manifest: files differ in the type of a column ({error})") from error
+
+
+def _checked(part: _Part, unique: UniqueIds) -> tuple[pa.Table, list[Refusal]]:
+    rows: list[ImageRow] = []
+    accepted: list[int] = []
+    refusals = []
+    for at, line in enumerate(part.lines):
+        try:
+            rows.append(_row(line, part, unique))
+            accepted.append(at)
+        except (InvalidRowError, UriRefusedError) as error:
+            refusals.append(Refusal(part.file, line.number, str(error), printable_id(line.values, "image_id")))
+    ours = {name: pa.array([getattr(row, name) for row in rows], pa.string()) for name in _OURS}
+    carried = {name: column.take(pa.array(accepted, pa.int64())) for name, column in part.carried.items()}
+    return pa.table({**ours, **carried}), refusals
+
+
+def _row(line: Line, part: _Part, unique: UniqueIds) -> ImageRow:
+    row = valid(ImageRow, {name: line.values.get(name) for name in _OURS})
+    check_id("image_id", row.image_id, folders=True)
+    uris = {name: _absolute(getattr(row, name), part) for name in ("image_uri", "mask_uri")}
+    unique.claim(row.image_id, part.file, line.number)
+    return row.model_copy(update=uris)
+
+
+def _absolute(uri: str | None, part: _Part) -> str | None:
+    if uri is None:
+        return None
+    absolute = resolve(uri, part.folder)
+    check_allowed(absolute, part.file)
+    return absolute
+
+
+def _column(values: list[Any]) -> pa.Array:
+    """The user's values in the type that fits them all; values of several types become text."""
+    if all(value is None for value in values):
+        return pa.array(values, pa.string())
+    try:
+        return pa.array(values)
+    except (pa.ArrowException, OverflowError):
+        texts = [value if value is None or isinstance(value, str) else json.dumps(value) for value in values]
+        return pa.array(texts, pa.string())

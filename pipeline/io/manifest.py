@@ -1,0 +1,108 @@
+"""The two manifests, checked row by row and against each other before anything runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.io.formats import DOCUMENTS, TABLES, Line, check_suffix, read_lines
+from pipeline.io.image_manifest import ImageManifest, read_images
+from pipeline.io.selection import columns_named, edits_for, template
+from pipeline.io.validation import InvalidRowError, UniqueIds, check_id, printable_id, valid
+from pipeline.records import PromptRow, Refusal
+
+__all__ = ["ImageManifest", "PromptManifest", "check_plan", "edits_for", "read_images", "read_prompts"]
+
+
+@dataclass(frozen=True)
+class PromptManifest:
+    """The prompt rows that are valid, the line each stands on, and those that are not valid."""
+
+    uri: str
+    rows: tuple[PromptRow, ...]
+    lines: tuple[int, ...]
+    refusals: tuple[Refusal, ...]
+
+
+def read_prompts(uri: str) -> PromptManifest:
+    """Read a prompt manifest: Parquet, CSV, JSONL or YAML.
+
+    In a cell of text, a list of strengths and a `where` are JSON.
+
+    Raises:
+        JobError: nothing is there, or the file cannot be read as what its name says.
+    """
+    check_suffix(uri, (*TABLES, *DOCUMENTS))
+    lines, refused = read_lines(uri)
+    refusals = list(refused)
+    rows: list[PromptRow] = []
+    numbers: list[int] = []
+    unique = UniqueIds("edit_id")
+    for line in lines:
+        try:
+            rows.append(_row(line, uri, unique))
+            numbers.append(line.number)
+        except InvalidRowError as error:
+            refusals.append(Refusal(uri, line.number, str(error), printable_id(line.values, "edit_id")))
+    return PromptManifest(uri, tuple(rows), tuple(numbers), tuple(sorted(refusals, key=lambda r: r.line)))
+
+
+def _row(line: Line, uri: str, unique: UniqueIds) -> PromptRow:
+    row = valid(PromptRow, _with_parsed_cells(line.values))
+    # One segment: image `a/b` with edit `c` must not meet image `a` with edit `b/c`.
+    check_id("edit_id", row.edit_id, folders=False)
+    try:
+        template(row.prompt)
+    except ValueError as error:
+        raise InvalidRowError(f"prompt: {error}") from error
+    if len(set(row.strengths)) < len(row.strengths):
+        raise InvalidRowError(f"strength: expected each value once; got {list(row.strengths)}")
+    _check_where(row.where or {})
+    unique.claim(row.edit_id, uri, line.number)
+    return row
+
+
+def _with_parsed_cells(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: _parsed(value) if name in {"strength", "where"} else value for name, value in values.items()}
+
+
+def _parsed(value: Any) -> Any:
+    if not (isinstance(value, str) and value.lstrip().startswith(("[", "{"))):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        return value  # refused below as the text that it is
+
+
+def _check_where(where: Mapping[str, Any]) -> None:
+    for name, wanted in where.items():
+        options = wanted if isinstance(wanted, list) else [wanted]
+        if not options or any(isinstance(option, list | dict) for option in options):
+            raise InvalidRowError(f"where: expected a value or a list of values for {name!r}")
+
+
+def check_plan(images: ImageManifest, prompts: PromptManifest) -> tuple[Refusal, ...]:
+    """Refuse prompt rows that do not fit the images: an unknown column, or an image that no row has."""
+    columns = set(images.table.column_names)
+    ids = images.table.column("image_id")
+    return tuple(
+        Refusal(prompts.uri, number, reason, row.edit_id)
+        for number, row in zip(prompts.lines, prompts.rows, strict=True)
+        for reason in _misfits(row, columns, ids)
+    )
+
+
+def _misfits(row: PromptRow, columns: set[str], ids: pa.ChunkedArray) -> Iterator[str]:
+    known = ", ".join(sorted(columns))
+    for column in sorted(columns_named(row.prompt) - columns):
+        yield f"prompt: expected a column of the images ({known}); got {{{column}}}"
+    for column in sorted((row.where or {}).keys() - columns):
+        yield f"where: expected a column of the images ({known}); got {column!r}"
+    if row.image_id is not None and pc.index(ids, row.image_id).as_py() < 0:
+        yield f"image_id: no image row has {row.image_id!r}"

@@ -1,0 +1,198 @@
+"""What an output folder already holds: which keys are committed, what failed, and counts of both."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, BinaryIO, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from pipeline.errors import RowError
+from pipeline.io import storage
+from pipeline.io.artifacts import FAILURE_SCHEMA, KEY_COLUMNS, SCHEMAS, Kind
+
+_READERS: Final = 16
+
+
+@dataclass(frozen=True, eq=False)
+class KeyIndex:
+    """The committed keys of one table and the file that holds each.
+
+    64 bytes a key, in two arrays that workers can share without copying.
+
+    Attributes:
+        keys: sorted, one of each, dtype S64.
+        file_numbers: index into `files`, per key.
+        files: URIs.
+    """
+
+    keys: NDArray[np.bytes_]
+    file_numbers: NDArray[np.int32]
+    files: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __contains__(self, key: object) -> bool:
+        return isinstance(key, str) and self._find(key) is not None
+
+    def file_of(self, key: str) -> str:
+        """URI of a file that holds the key.
+
+        Raises:
+            KeyError: it is not committed.
+        """
+        at = self._find(key)
+        if at is None:
+            raise KeyError(key)
+        return self.files[int(self.file_numbers[at])]
+
+    def _find(self, key: str) -> int | None:
+        at = int(np.searchsorted(self.keys, np.bytes_(key.encode())))
+        return at if at < len(self.keys) and self.keys[at] == key.encode() else None
+
+
+def committed_inversions(output: str) -> KeyIndex:
+    """Index of all inversions in an output folder."""
+    return _index(output, "inversions")
+
+
+def committed_edits(output: str) -> KeyIndex:
+    """Index of all edits in an output folder."""
+    return _index(output, "edits")
+
+
+def _index(output: str, kind: Kind) -> KeyIndex:
+    tables = _read_all(output, kind, [KEY_COLUMNS[kind]])
+    columns = [np.array(table.column(0).to_pylist(), dtype="S64") for table in tables.values()]
+    keys = np.concatenate([np.empty(0, "S64"), *columns])
+    numbers = np.repeat(np.arange(len(columns), dtype=np.int32), [len(c) for c in columns])
+    unique, first = np.unique(keys, return_index=True)
+    return KeyIndex(keys=unique, file_numbers=numbers[first], files=tuple(tables))
+
+
+def read_inversion(index: KeyIndex, key: str) -> dict[str, Any]:
+    """One committed inversion, with its tensors' bytes; only that row is transferred.
+
+    Raises:
+        KeyError: the key is not in the index.
+        RowError: artifact_unreadable.
+    """
+    uri = index.file_of(key)
+
+    def read(file: BinaryIO) -> dict[str, Any] | None:
+        with pq.ParquetFile(file) as parquet:
+            keys = parquet.read(columns=["inversion_key"]).column(0).to_pylist()
+            return _row(parquet, keys.index(key)) if key in keys else None
+
+    try:
+        row = storage.read_part(uri, read)
+    except (storage.StorageError, pa.ArrowException, OSError) as error:
+        raise RowError("artifact_unreadable", f"inversion {key[:12]}… in {uri}: {error}") from error
+    if row is None:
+        raise RowError("artifact_unreadable", f"inversion {key[:12]}…: no longer in {uri}")
+    return row
+
+
+def _row(parquet: pq.ParquetFile, at: int) -> dict[str, Any]:
+    group = 0
+    while at >= (count := parquet.metadata.row_group(group).num_rows):
+        group, at = group + 1, at - count
+    row: dict[str, Any] = parquet.read_row_group(group).slice(at, 1).to_pylist()[0]
+    return row
+
+
+def current_failures(output: str) -> list[dict[str, Any]]:
+    """The latest failure of each image and edit that nothing later has made good.
+
+    A later output of the same image, edit and strength ends an edit's failure. Anything later of the same
+    image ends the image's own. `attempts` is what the row says, or the number of its rows if that is more.
+    """
+    rows = [row for table in _read_all(output, "failures", FAILURE_SCHEMA.names).values() for row in table.to_pylist()]
+    rows.sort(key=lambda row: row["created_at"])
+    latest = {_slot(row): row for row in rows}
+    seen = Counter(map(_slot, rows))
+    made_good = _latest_successes(output) if rows else {}
+    for row in rows:
+        if row["edit_id"] is not None:
+            _keep_latest(made_good, (row["image_id"], None, None), row["created_at"])
+    return [
+        {**row, "attempts": max(row["attempts"], seen[slot])}
+        for slot, row in latest.items()
+        if slot not in made_good or made_good[slot] <= row["created_at"]
+    ]
+
+
+_Slot = tuple[str, str | None, float | None]
+
+
+def _slot(row: Mapping[str, Any]) -> _Slot:
+    return row["image_id"], row["edit_id"], row["strength"]
+
+
+def _latest_successes(output: str) -> dict[_Slot, Any]:
+    successes: dict[_Slot, Any] = {}
+    for table in _read_all(output, "inversions", ["image_id", "created_at"]).values():
+        for row in table.to_pylist():
+            _keep_latest(successes, (row["image_id"], None, None), row["created_at"])
+    for table in _read_all(output, "edits", ["image_id", "edit_id", "strength", "created_at"]).values():
+        for row in table.to_pylist():
+            _keep_latest(successes, _slot(row), row["created_at"])
+            _keep_latest(successes, (row["image_id"], None, None), row["created_at"])
+    return successes
+
+
+def _keep_latest(times: dict[_Slot, Any], slot: _Slot, time: Any) -> None:
+    if slot not in times or times[slot] < time:
+        times[slot] = time
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """How far an output is: distinct inversions and edits, current failures by code, seconds of work."""
+
+    inversions: int
+    edits: int
+    failures: Mapping[str, int]
+    seconds: float
+
+
+def summary(output: str) -> Summary:
+    """Count what an output folder holds."""
+    inversions, inversion_seconds = _counted(output, "inversions")
+    edits, edit_seconds = _counted(output, "edits")
+    failures = Counter(row["code"] for row in current_failures(output))
+    return Summary(inversions, edits, dict(failures), inversion_seconds + edit_seconds)
+
+
+def _counted(output: str, kind: Kind) -> tuple[int, float]:
+    tables = list(_read_all(output, kind, [KEY_COLUMNS[kind], "seconds"]).values())
+    if not tables:
+        return 0, 0.0
+    once = pa.concat_tables(tables).group_by(KEY_COLUMNS[kind]).aggregate([("seconds", "max")])
+    return once.num_rows, float(pc.sum(once.column("seconds_max")).as_py() or 0.0)
+
+
+def _read_all(output: str, kind: Kind, columns: Sequence[str]) -> dict[str, pa.Table]:
+    """Some columns of every file of a table, by URI."""
+    files = storage.list_files(storage.join(output, kind), ".parquet")
+    with ThreadPoolExecutor(_READERS) as pool:
+        return dict(zip(files, pool.map(partial(_read_columns, kind=kind, columns=columns), files), strict=True))
+
+
+def _read_columns(uri: str, kind: Kind, columns: Sequence[str]) -> pa.Table:
+    schema = pa.schema([SCHEMAS[kind].field(name) for name in columns])
+    try:
+        return storage.read_part(uri, lambda file: pq.ParquetFile(file).read(columns=schema.names)).cast(schema)
+    except (pa.ArrowException, KeyError) as error:
+        raise storage.StorageError(
+            f"{uri}: not a readable {kind} file ({' '.join(str(error).split())[:200]})"
+        ) from error

@@ -1,0 +1,63 @@
+"""Trying again what may pass: outages, time-outs and overload of a storage service."""
+
+from __future__ import annotations
+
+import logging
+import random
+import re
+import time
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+from botocore.exceptions import BotoCoreError, ClientError  # type: ignore[import-untyped]
+from botocore.exceptions import ConnectionError as EndpointError
+from s3fs.core import S3_RETRYABLE_ERRORS
+
+_T = TypeVar("_T")
+_LOG: Final = logging.getLogger(__name__)
+
+# Together about a minute and a half: an outage of 45 seconds has been seen to pass.
+_ATTEMPTS: Final = 8
+_FIRST_PAUSE: Final = 0.5
+_LONGEST_PAUSE: Final = 30.0
+
+# s3fs itself does not try again when nothing listens at the endpoint.
+_TRANSIENT: Final = (*S3_RETRYABLE_ERRORS, EndpointError, TimeoutError)
+_TRANSIENT_STATUS: Final = {429, 500, 502, 503, 504}
+_TRANSIENT_CODES: Final = {"SlowDown", "RequestTimeout", "Throttling", "ThrottlingException"}
+
+STORAGE_ERRORS: Final = (OSError, BotoCoreError, ClientError, *_TRANSIENT)
+
+
+def with_retries(what: str, action: Callable[[], _T]) -> _T:
+    """Run an action until it succeeds or fails for good; pauses double, with jitter.
+
+    Raises:
+        Exception: one of `STORAGE_ERRORS`: the last attempt's, or the first that trying again cannot help.
+    """
+    for attempt in range(_ATTEMPTS - 1):
+        try:
+            return action()
+        except STORAGE_ERRORS as error:
+            if not _is_transient(error):
+                raise
+            pause = min(_FIRST_PAUSE * 2**attempt, _LONGEST_PAUSE) * random.uniform(0.5, 1)
+            _LOG.warning("%s: %s; trying again in %.1f s", what, one_line(error), pause)
+            time.sleep(pause)
+    return action()
+
+
+def _is_transient(error: BaseException) -> bool:
+    if isinstance(error, _TRANSIENT):
+        return True
+    # s3fs translates a service's answer into an OSError and keeps the answer as its cause.
+    answered = error if isinstance(error, ClientError) else error.__cause__
+    response = getattr(answered, "response", None) or {}
+    status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    return status in _TRANSIENT_STATUS or response.get("Error", {}).get("Code") in _TRANSIENT_CODES
+
+
+def one_line(error: BaseException) -> str:
+    """What an exception says, on one line; its type if it says nothing."""
+    text = getattr(error, "strerror", None) or str(error)
+    return re.sub(r"\s+", " ", text).strip()[:300] or type(error).__name__

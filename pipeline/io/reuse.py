@@ -1,0 +1,66 @@
+"""The images of an earlier output's artifacts: what `edit` works from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import BinaryIO, Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline.errors import JobError
+from pipeline.io import storage
+from pipeline.io.artifacts import INVERSION_SCHEMA
+from pipeline.io.uris import join
+
+_READERS: Final = 16
+_KEPT: Final = ("image_id", "image_uri", "source_prompt", "image_sha256", "inversion_key")
+
+
+def inverted_images(output: str, model_fingerprint: str) -> pa.Table:
+    """The images that one model has inverted: for each id its newest artifact.
+
+    Returns:
+        image_id, image_uri, source_prompt, mask_uri, image_sha256, inversion_key, then the user's columns.
+
+    Raises:
+        JobError: there are no artifacts, or none of this model.
+    """
+    files = storage.list_files(join(output, "inversions"), ".parquet")
+    if not files:
+        raise JobError(f"inversions {output}: expected inversions/*.parquet; got none")
+    with ThreadPoolExecutor(_READERS) as pool:
+        tables = list(pool.map(lambda uri: storage.read_part(uri, _without_tensors), files))
+    table = pa.concat_tables(tables, promote_options="permissive")
+    ours = table.filter(pc.equal(table["model_fingerprint"], model_fingerprint))
+    if not len(ours):
+        found = ", ".join(sorted({f"{name} ({fp[:12]}…)" for name, fp in _models(table)}))
+        raise JobError(f"inversions {output}: expected artifacts of model {model_fingerprint[:12]}…; got {found}")
+    return _columns(_newest(ours))
+
+
+def _models(table: pa.Table) -> Iterator[tuple[str, str]]:
+    yield from zip(table["model"].to_pylist(), table["model_fingerprint"].to_pylist(), strict=True)
+
+
+def _without_tensors(file: BinaryIO) -> pa.Table:
+    with pq.ParquetFile(file) as parquet:
+        return parquet.read(columns=[name for name in parquet.schema_arrow.names if name != "tensors"])
+
+
+def _newest(table: pa.Table) -> pa.Table:
+    """One row per image id, the last in time."""
+    ordered = table.sort_by([("created_at", "ascending"), ("inversion_key", "ascending")])
+    last = {image_id: row for row, image_id in enumerate(ordered["image_id"].to_pylist())}
+    return ordered.take(pa.array(sorted(last.values()), pa.int64()))
+
+
+def _columns(table: pa.Table) -> pa.Table:
+    own = [name for name in table.column_names if name not in INVERSION_SCHEMA.names and name != "mask_uri"]
+    mask = table["mask_uri"] if "mask_uri" in table.column_names else pa.nulls(len(table), pa.string())
+    kept = table.select(list(_KEPT)).add_column(3, "mask_uri", mask)
+    for name in own:
+        kept = kept.append_column(name, table[name])
+    return kept

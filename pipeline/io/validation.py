@@ -1,0 +1,110 @@
+"""Whether one manifest row is valid, and if not, why, in one line."""
+
+from __future__ import annotations
+
+import re
+import reprlib
+from collections.abc import Mapping
+from typing import Any, Final, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from pipeline.records import MAX_STRENGTH, MIN_STRENGTH
+
+_Row = TypeVar("_Row", bound=BaseModel)
+
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
+_LONGEST_NAME: Final = 255  # bytes of one name in a file system
+
+
+class InvalidRowError(Exception):
+    """A row is refused; the text says why."""
+
+
+def valid(model: type[_Row], values: Mapping[str, Any]) -> _Row:
+    """Build a row from its values; a null is a value that is not given.
+
+    Raises:
+        InvalidRowError: the model refuses it.
+    """
+    try:
+        return model.model_validate({name: value for name, value in values.items() if value is not None})
+    except ValidationError as error:
+        raise InvalidRowError(_reason(error)) from error
+
+
+def _reason(error: ValidationError) -> str:
+    """One clause per column, though a union of types reports several errors."""
+    clauses: dict[str, str] = {}
+    for detail in error.errors(include_url=False):
+        column = str(detail["loc"][0])
+        clauses.setdefault(column, f"{column}: {_clause(column, detail['type'], detail['msg'], detail['input'])}")
+    return "; ".join(clauses.values())
+
+
+def _clause(column: str, kind: str, message: str, value: Any) -> str:
+    if kind == "missing":
+        return "required, and not given"
+    if kind == "extra_forbidden":
+        return "unknown column"
+    if column == "strength":
+        message = f"expected a number or a list of numbers from {MIN_STRENGTH:g} to {MAX_STRENGTH:g}"
+    if kind == "string_pattern_mismatch":
+        message = "expected some text"
+    return f"{message}; got {reprlib.repr(value)}"
+
+
+def check_id(column: str, value: str, *, folders: bool) -> None:
+    """Refuse an id that could not name an output below `images/`, or would climb out of it.
+
+    Args:
+        column: the id's column, for the message.
+        value: the id.
+        folders: whether the id may have several segments, separated by slashes.
+
+    Raises:
+        InvalidRowError: with the reason.
+    """
+    if problem := _id_problem(value, folders=folders):
+        raise InvalidRowError(f"{column}: {problem}; got {reprlib.repr(value)}")
+
+
+def _id_problem(value: str, *, folders: bool) -> str | None:
+    segments = value.split("/")
+    if _CONTROL.search(value):
+        return "expected no control characters"
+    if "\\" in value:
+        return "expected no backslashes"
+    if len(segments) > 1 and not folders:
+        return "expected no slashes"
+    if {"", ".", ".."} & set(segments):
+        return "expected a relative path without empty, . or .. segments"
+    if any(len(segment.encode()) > _LONGEST_NAME for segment in segments):
+        return f"expected names of at most {_LONGEST_NAME} bytes"
+    return None
+
+
+class UniqueIds:
+    """The ids of one manifest so far, and where each stands."""
+
+    def __init__(self, column: str) -> None:
+        self._column = column
+        self._places: dict[str, tuple[str, int]] = {}
+
+    def claim(self, value: str, file: str, line: int) -> None:
+        """Take an id for a row.
+
+        Raises:
+            InvalidRowError: an earlier row has it.
+        """
+        first = self._places.setdefault(value, (file, line))
+        if first != (file, line):
+            raise InvalidRowError(
+                f"{self._column}: expected unique ids; got {value!r} again, first at {first[0]}:{first[1]}"
+            )
+
+
+def printable_id(values: Mapping[str, Any], column: str) -> str | None:
+    """The id that a refused row gives, if it is text; what cannot be stored as text is replaced."""
+    value = values.get(column)
+    return value.encode(errors="replace").decode() if isinstance(value, str) and value else None

@@ -1,0 +1,172 @@
+"""What a job would do: its manifests read and checked, its edits counted. Runs nothing and loads no model."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+from pipeline.config import InversionSettings, JobConfig
+from pipeline.errors import JobError, RowError
+from pipeline.io.manifest import (
+    ImageManifest,
+    PromptManifest,
+    check_plan,
+    edits_for,
+    read_images,
+    read_prompts,
+)
+from pipeline.io.uris import canonical
+from pipeline.models.loading import model_fingerprint
+from pipeline.records import Edit, ImageRow, PromptRow, Refusal
+
+Command = Literal["run", "invert", "edit"]
+_NEEDED: Final[Mapping[Command, tuple[str, ...]]] = {
+    "run": ("images", "prompts", "output"),
+    "invert": ("images", "output"),
+    "edit": ("inversions", "prompts", "output"),
+}
+
+
+class Asking:
+    """The prompts of a job, found by image: with one prompt per image, nobody looks at all of them each time."""
+
+    def __init__(self, prompts: Iterable[PromptRow] = ()) -> None:
+        self._by_image: dict[str | None, list[PromptRow]] = defaultdict(list)
+        for prompt in prompts:
+            self._by_image[prompt.image_id].append(prompt)
+
+    def of(self, image: ImageRow) -> tuple[list[Edit], list[tuple[Edit, RowError]]]:
+        """The edits of one image, and those that cannot be asked because their prompt cannot be filled in."""
+        edits: list[Edit] = []
+        refused: list[tuple[Edit, RowError]] = []
+        for prompt in [*self._by_image.get(None, ()), *self._by_image.get(image.image_id, ())]:
+            try:
+                edits += edits_for(image, [prompt])
+            except RowError as error:
+                refused += [(Edit(prompt.edit_id, prompt.prompt, strength), error) for strength in prompt.strengths]
+        return edits, refused
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How many images and edits came out how; adds up over rows."""
+
+    inverted: int = 0
+    reused: int = 0
+    images_failed: int = 0
+    edited: int = 0
+    kept: int = 0
+    edits_failed: int = 0
+    codes: dict[str, int] = field(default_factory=dict)
+
+    def __add__(self, other: Counts) -> Counts:
+        codes = dict(Counter(self.codes) + Counter(other.codes))
+        names = [f.name for f in dataclasses.fields(self) if f.name != "codes"]
+        return Counts(**{name: getattr(self, name) + getattr(other, name) for name in names}, codes=codes)
+
+    @property
+    def images(self) -> int:
+        """Images that are accounted for."""
+        return self.inverted + self.reused + self.images_failed
+
+    @property
+    def edits(self) -> int:
+        """Edits that are accounted for."""
+        return self.edited + self.kept + self.edits_failed
+
+    @property
+    def failures(self) -> int:
+        """Rows that failed, each once, however many edits an image's failure costs."""
+        return sum(self.codes.values())
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A job that could start.
+
+    Attributes:
+        images: a table of image_id, image_uri, source_prompt, mask_uri, then the user's columns; for `edit`
+            with image_sha256 and inversion_key after the first four.
+        refusals: manifest rows that are not valid; `images` and `prompts` are without them.
+        edits: how many are asked for, done or not.
+    """
+
+    command: Command
+    config: JobConfig
+    images: Any
+    prompts: tuple[PromptRow, ...]
+    refusals: tuple[Refusal, ...]
+    fingerprint: str
+    edits: int
+
+    @property
+    def output(self) -> str:
+        assert self.config.output is not None
+        return self.config.output
+
+    @property
+    def artifacts(self) -> str:
+        """The output whose inversions are used."""
+        earlier = self.config.inversions if self.command == "edit" else None
+        return earlier or self.output
+
+
+def read_plan(command: Command, config: JobConfig) -> Plan:
+    """Read and check everything that a job needs.
+
+    Raises:
+        JobError: an option is missing, or a manifest, the artifacts or the model cannot be read.
+    """
+    for name in _NEEDED[command]:
+        if getattr(config, name) is None:
+            raise JobError(f"{command}: --{name} is missing")
+    config = config.model_copy(update={"output": canonical(str(config.output))})
+    fingerprint = model_fingerprint(config.model)
+    images = _images(command, config, fingerprint)
+    prompts = (
+        PromptManifest("", (), (), ())
+        if config.prompts is None or command == "invert"
+        else read_prompts(config.prompts)
+    )
+    misfits = check_plan(images, prompts)
+    unfit = {refusal.row_id for refusal in misfits}
+    asked = tuple(row for row in prompts.rows if row.edit_id not in unfit)
+    return Plan(
+        command=command,
+        config=config,
+        images=images.table,
+        prompts=asked,
+        refusals=(*images.refusals, *prompts.refusals, *misfits),
+        fingerprint=fingerprint,
+        edits=_count(images.table, asked),
+    )
+
+
+def _images(command: Command, config: JobConfig, fingerprint: str) -> ImageManifest:
+    if command == "edit":
+        from pipeline.io.reuse import inverted_images  # tensors' tables need torch, manifests do not
+
+        return ImageManifest(inverted_images(str(config.inversions), fingerprint), ())
+    return read_images(str(config.images))
+
+
+def _count(images: Any, prompts: Sequence[PromptRow]) -> int:
+    """How many edits are asked for, those that a row's empty columns will refuse among them."""
+    everywhere = [row for row in prompts if row.image_id is None and row.where is None]
+    elsewhere = Asking(row for row in prompts if row.image_id is not None or row.where is not None)
+    rows = images.to_pylist() if len(everywhere) < len(prompts) else []
+    count = len(images) * sum(len(row.strengths) for row in everywhere)
+    for row in rows:
+        edits, refused = elsewhere.of(ImageRow.model_construct(**row))
+        count += len(edits) + len(refused)
+    return count
+
+
+def work_of(settings: InversionSettings) -> tuple[int, int]:
+    """Network evaluations, at most, of one inversion and of one edit; a gradient step counts as three."""
+    steps = settings.num_inference_steps
+    fitting = 0 if settings.method == "ddim" else steps * (2 + 3 * settings.max_iterations)
+    return steps * (1 + settings.refine_iterations) + fitting, 2 * steps

@@ -1,0 +1,1 @@
+"""Measures of edits, and the benchmark that knows the true edited image."""

@@ -1,0 +1,185 @@
+"""The second stage: the model. Inverts what has no artifact, makes the edits, and lets rows fail one by one."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline.config import InversionSettings, JobConfig
+from pipeline.editor import Editor, EditRequest, Inversion, Synthesis
+from pipeline.errors import RowError
+from pipeline.io.artifacts import pack, tensor_index, unpack
+from pipeline.io.images import decode, decode_mask, resize
+from pipeline.records import Failure
+from pipeline.stages.isolation import each
+from pipeline.stages.rows import FailedRow, Fetched, Made, Order, dump, image_columns, load_orders, passed_on
+
+_Job = tuple[Fetched, Order]
+_Inversions = dict[str, Inversion | Exception]
+
+
+class Engine:
+    """One model in one process; turns fetched images that have work left into inversions and edits.
+
+    Results come in parts: first a batch's inversions, so that the costly part is committed early, then its
+    edits, at most `batch_size` at a time, so that memory stays bounded however many are asked for.
+    """
+
+    def __init__(self, config: JobConfig, editor: Editor) -> None:
+        self._config = config
+        self._editor = editor
+
+    def __call__(self, rows: Sequence[Fetched]) -> Iterator[list[Made]]:
+        inversions = self._inversions(rows)
+        yield list(self._heads(rows, inversions))
+        usable = [row for row in rows if isinstance(inversions[row["inversion_key"]], Inversion)]
+        jobs = [(row, order) for row in usable for order in load_orders(row["orders"])]
+        for start in range(0, len(jobs), self._config.batch_size):
+            yield list(self._edits(jobs[start : start + self._config.batch_size], inversions))
+
+    def _inversions(self, rows: Sequence[Fetched]) -> _Inversions:
+        """The inversions of all rows by key: restored where committed, else made; equal images share one."""
+        new = {row["inversion_key"]: row for row in rows if row["tensors"] is None}
+        made = each(self._invert, list(new.values()))
+        restored = {row["inversion_key"]: _restored(row) for row in rows if row["tensors"] is not None}
+        return dict(zip(new, made, strict=True)) | restored
+
+    def _invert(self, rows: Sequence[Fetched]) -> list[Inversion | RowError]:
+        originals = [row["original"] for row in rows]
+        pixels = [decode(o, self._config.max_pixels).pixels for o in originals if o is not None]
+        prompts = [row["source_prompt"] or "" for row in rows]
+        return self._editor.invert_rows(pixels, prompts, self._config.inversion)
+
+    def _heads(self, rows: Sequence[Fetched], inversions: _Inversions) -> Iterator[Made]:
+        """One part per image: its new inversion, that it was there already, or why there is none."""
+        committed = {row["inversion_key"] for row in rows if row["tensors"] is not None}
+        for row in rows:
+            key = row["inversion_key"]
+            inversion = inversions[key]
+            if not isinstance(inversion, Inversion):
+                failure = Failure.of(inversion, row["image_id"])
+                edits = len(load_orders(row["orders"]))
+                yield passed_on(row, failures=[FailedRow(failure, row["image_uri"], key, edits)])
+            elif key in committed:
+                yield passed_on(row, reused=True)
+            else:
+                committed.add(key)
+                part = passed_on(row)
+                part["model"] = self._editor.model_name
+                part["inversion"] = _columns(inversion)
+                part["tensors"] = pack(inversion.tensors)
+                yield part
+
+    def _edits(self, jobs: Sequence[_Job], inversions: _Inversions) -> Iterator[Made]:
+        """Parts that hold some edits of one image each."""
+        began = time.perf_counter()
+        results = each(lambda part: self._synthesise(part, inversions), jobs)
+        seconds = (time.perf_counter() - began) / len(jobs)
+        for _, group in itertools.groupby(zip(jobs, results, strict=True), key=lambda pair: pair[0][0]["image_id"]):
+            yield self._part(list(group), inversions, seconds)
+
+    def _synthesise(self, jobs: Sequence[_Job], inversions: _Inversions) -> list[Synthesis | RowError]:
+        keys = list(dict.fromkeys(row["inversion_key"] for row, _ in jobs))
+        used = [inversion for key in keys if isinstance(inversion := inversions[key], Inversion)]
+        masks = {
+            row["image_id"]: _mask(row["mask"], used[keys.index(row["inversion_key"])].size, self._config.max_pixels)
+            for row, _ in jobs
+        }
+        requests = [
+            EditRequest(
+                inversion=keys.index(row["inversion_key"]),
+                prompt=order.edit.prompt,
+                strength=order.edit.strength,
+                negative_prompt=order.edit.negative_prompt,
+                guidance_scale=order.edit.guidance_scale,
+                mask=masks[row["image_id"]],
+            )
+            for row, order in jobs
+        ]
+        return self._editor.edit_rows(used, requests, self._config.edit)
+
+    def _part(
+        self,
+        group: list[tuple[_Job, Synthesis | Exception]],
+        inversions: _Inversions,
+        seconds: float,
+    ) -> Made:
+        row = group[0][0][0]
+        made = [(order, result) for (_, order), result in group if isinstance(result, Synthesis)]
+        failures = [
+            FailedRow(Failure.of(result, row["image_id"], order.edit), row["image_uri"], order.key, edits=1)
+            for (_, order), result in group
+            if not isinstance(result, Synthesis)
+        ]
+        inversion = inversions[row["inversion_key"]]
+        assert isinstance(inversion, Inversion)
+        return Made(
+            **image_columns(row),
+            image_sha256=row["image_sha256"],
+            inversion_key=row["inversion_key"],
+            model=self._editor.model_name,
+            original=row["original"],
+            inversion=_columns(inversion),
+            tensors=None,
+            orders=dump([order for order, _ in made]),
+            pictures=_packed([synthesis for _, synthesis in made]) if made else None,
+            seconds=seconds,
+            reused=0,
+            kept=0,
+            failures=dump(failures),
+        )
+
+
+def _columns(inversion: Inversion) -> str:
+    """The inversion's columns of the artifact table, as JSON."""
+    width, height = inversion.size
+    return json.dumps(
+        {
+            "source_prompt": inversion.source_prompt,
+            "method": inversion.settings.method,
+            "settings": inversion.settings.model_dump_json(),
+            "width": width,
+            "height": height,
+            "vae_psnr": inversion.vae_psnr,
+            "recon_psnr": inversion.recon_psnr,
+            "iterations": inversion.iterations,
+            "seconds": inversion.seconds,
+            "tensor_index": tensor_index(inversion.tensors),
+        }
+    )
+
+
+def _restored(row: Fetched) -> Inversion | RowError:
+    """The inversion that an artifact holds."""
+    assert row["artifact"] is not None
+    assert row["tensors"] is not None
+    columns = json.loads(row["artifact"])
+    try:
+        tensors = unpack(row["tensors"])
+    except Exception as error:  # noqa: BLE001 - safetensors has no error type of its own for damaged payloads
+        return RowError("artifact_unreadable", f"artifact {row['inversion_key']}: {error}")
+    return Inversion(
+        tensors=tensors,
+        source_prompt=columns["source_prompt"],
+        settings=InversionSettings.model_validate_json(columns["settings"]),
+        size=(columns["width"], columns["height"]),
+        vae_psnr=columns["vae_psnr"],
+        recon_psnr=columns["recon_psnr"],
+        iterations=columns["iterations"],
+        seconds=columns["seconds"],
+    )
+
+
+def _mask(mask: bytes | None, size: tuple[int, int], max_pixels: int) -> Any:
+    return None if mask is None else resize(decode_mask(mask, max_pixels), size)
+
+
+def _packed(results: Sequence[Synthesis]) -> bytes:
+    names = ("edited", "reconstruction", "mask")
+    return pack({name: torch.from_numpy(np.stack([getattr(r, name) for r in results])) for name in names})

@@ -1,0 +1,229 @@
+"""The last stage: pictures at full size, and the Parquet rows that commit them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline.config import EditSettings
+from pipeline.diffusion.composite import composite
+from pipeline.errors import RowError
+from pipeline.io.artifacts import unpack, write_rows
+from pipeline.io.images import Photo, decode, encode_png, resize
+from pipeline.io.layout import picture_uri
+from pipeline.io.storage import StorageError, write_bytes
+from pipeline.keys import sha256_hex
+from pipeline.planning import Counts
+from pipeline.records import Failure
+from pipeline.stages.history import History
+from pipeline.stages.rows import FailedRow, Made, Order, Outcome, dump, load_failures, load_orders
+
+_THREADS: Final = 8
+_Pixels = NDArray[np.uint8]
+_Values = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What made the results; recorded with each artifact."""
+
+    model_fingerprint: str
+    version: str
+
+
+@dataclass(slots=True)
+class _Part:
+    """One row's results, on their way to the tables."""
+
+    edits: list[dict[str, Any]] = field(default_factory=list)
+    failures: list[FailedRow] = field(default_factory=list)
+
+
+class Publish:
+    """Write pictures, then commit what was written: inversions, edits, failures. The Parquet file is the commit.
+
+    Args:
+        output: where to.
+        settings: of the edits.
+        max_pixels: images that declare more are not decoded.
+        identity: what made the results.
+        history: what failed before; a failure that stands unchanged is not recorded again.
+    """
+
+    def __init__(
+        self, output: str, settings: EditSettings, max_pixels: int, identity: Identity, history: History
+    ) -> None:
+        self._output = output
+        self._settings = settings
+        self._max_pixels = max_pixels
+        self._identity = identity
+        self._history = history
+
+    def __call__(self, rows: Sequence[Made]) -> list[Outcome]:
+        with ThreadPoolExecutor(_THREADS) as pool:
+            parts = list(pool.map(self._publish, rows))
+        now = datetime.now(UTC)
+        inversions = [self._inversion(row, now) for row in rows if row["tensors"] is not None]
+        write_rows(self._output, "inversions", inversions)
+        write_rows(self._output, "edits", [edit | {"created_at": now} for part in parts for edit in part.edits])
+        write_rows(
+            self._output,
+            "failures",
+            [self._failure(f, row, now) for row, part in zip(rows, parts, strict=True) for f in self._new(part)],
+        )
+        return [Outcome(counts=dump(_counts(row, part))) for row, part in zip(rows, parts, strict=True)]
+
+    def _publish(self, row: Made) -> _Part:
+        """Write one image's pictures; what cannot be written is a failure of that edit."""
+        part = _Part(failures=load_failures(row["failures"]))
+        orders = load_orders(row["orders"])
+        if row["pictures"] is None:
+            return part
+        pictures = unpack(row["pictures"])
+        photo = None if row["original"] is None else decode(row["original"], self._max_pixels)
+        for i, order in enumerate(orders):
+            edited, reconstruction, mask = (pictures[name][i] for name in ("edited", "reconstruction", "mask"))
+            try:
+                part.edits.append(self._edit(row, order, photo, edited, reconstruction, mask))
+            except Exception as error:  # noqa: BLE001 - whatever is wrong with an edit costs that edit
+                failure = Failure.of(_as_row_error(error), row["image_id"], order.edit)
+                part.failures.append(FailedRow(failure, row["image_uri"], order.key, edits=1))
+        return part
+
+    def _edit(
+        self,
+        row: Made,
+        order: Order,
+        photo: Photo | None,
+        edited: torch.Tensor,
+        reconstruction: torch.Tensor,
+        mask: torch.Tensor,
+    ) -> dict[str, Any]:
+        """Composite, encode and write one picture → its row of the edits table."""
+        assert row["inversion"] is not None
+        inversion = json.loads(row["inversion"])
+        edit = order.edit
+        if photo is None or self._settings.composite == "none":
+            pixels, alpha, background_psnr = _to_bytes(edited), None, None
+        else:
+            pixels, alpha = composited(photo.pixels, edited, reconstruction, mask), photo.alpha
+            background_psnr = _background_psnr(photo.pixels, pixels, mask.numpy())
+        provenance = {
+            "model": row["model"],
+            "model_fingerprint": self._identity.model_fingerprint,
+            "prompt": edit.prompt,
+            "strength": repr(edit.strength),
+            "edit_key": order.key,
+            "image_sha256": row["image_sha256"],
+        }
+        data = encode_png(pixels, alpha, provenance)
+        uri = picture_uri(self._output, row["image_id"], edit.edit_id, edit.strength)
+        write_bytes(uri, data)
+        fitted = json.loads(inversion["settings"])["guidance_scale"]
+        return {
+            "edit_key": order.key,
+            "image_id": row["image_id"],
+            "edit_id": edit.edit_id,
+            "strength": edit.strength,
+            "inversion_key": row["inversion_key"],
+            "image_uri": uri,
+            "prompt": edit.prompt,
+            "negative_prompt": edit.negative_prompt,
+            "source_prompt": row["source_prompt"],
+            "guidance_scale": fitted if edit.guidance_scale is None else edit.guidance_scale,
+            "seed": order.seed,
+            "width": pixels.shape[1],
+            "height": pixels.shape[0],
+            "sha256": sha256_hex(data),
+            "background_psnr": background_psnr,
+            "mask_coverage": float(mask.mean()),
+            "recon_psnr": inversion["recon_psnr"],
+            "vae_psnr": inversion["vae_psnr"],
+            "seconds": row["seconds"],
+            "carried": row.get("carried"),
+        }
+
+    def _inversion(self, row: Made, now: datetime) -> dict[str, Any]:
+        assert row["inversion"] is not None
+        return {
+            "inversion_key": row["inversion_key"],
+            "image_id": row["image_id"],
+            "image_uri": row["image_uri"],
+            "image_sha256": row["image_sha256"],
+            **json.loads(row["inversion"]),
+            "source_prompt": row["source_prompt"],
+            "model": row["model"],
+            "model_fingerprint": self._identity.model_fingerprint,
+            "tensors": row["tensors"],
+            "relatent_version": self._identity.version,
+            "created_at": now,
+            # So that edits from this artifact find the same mask.
+            "carried": {"mask_uri": row["mask_uri"], **row.get("carried", {})},
+        }
+
+    def _new(self, part: _Part) -> list[FailedRow]:
+        return [f for f in part.failures if not self._is_standing(f)]
+
+    def _is_standing(self, row: FailedRow) -> bool:
+        f = row.failure
+        standing = self._history.standing(row.tried, f.image_id, f.edit_id, f.strength)
+        return standing is not None and standing.code == f.code
+
+    def _failure(self, failed: FailedRow, row: Made, now: datetime) -> dict[str, Any]:
+        f = failed.failure
+        return {
+            **dataclasses.asdict(f),
+            "attempts": self._history.attempts(f.image_id, f.edit_id, f.strength) + 1,
+            "image_uri": failed.image_uri,
+            "input_sha256": failed.tried,
+            "created_at": now,
+            "carried": row.get("carried"),
+        }
+
+
+def composited(original: _Pixels, edited: torch.Tensor, reconstruction: torch.Tensor, mask: torch.Tensor) -> _Pixels:
+    """Put an edit at the working size, (h, w, 3) and mask (h, w) in [0, 1], into the original (H, W, 3)."""
+    planes = torch.from_numpy(original).permute(2, 0, 1).float() / 255
+    result = composite(planes, edited.permute(2, 0, 1), reconstruction.permute(2, 0, 1), mask[None])
+    return _to_bytes(result.permute(1, 2, 0))
+
+
+def _to_bytes(pixels: torch.Tensor) -> _Pixels:
+    return (pixels * 255).round().clamp(0, 255).to(torch.uint8).numpy()
+
+
+def _background_psnr(original: _Pixels, published: _Pixels, mask: _Values) -> float | None:
+    """PSNR in dB outside the mask; 100 where nothing changed, None where the mask leaves no outside."""
+    height, width = original.shape[:2]
+    outside = resize((mask * 255).round().astype(np.uint8), (width, height)) < 128
+    if not outside.any():
+        return None
+    difference = (original[outside].astype(np.float64) - published[outside]) / 255
+    return float(-10 * np.log10(max(np.square(difference).mean(), 1e-10)))
+
+
+def _as_row_error(error: Exception) -> Exception:
+    return RowError("publish_failed", str(error)) if isinstance(error, StorageError) else error
+
+
+def _counts(row: Made, part: _Part) -> Counts:
+    image_failures = [f for f in part.failures if f.failure.edit_id is None]
+    return Counts(
+        inverted=int(row["tensors"] is not None),
+        reused=row["reused"],
+        images_failed=len(image_failures),
+        edited=len(part.edits),
+        kept=row["kept"],
+        edits_failed=sum(f.edits for f in part.failures),
+        codes=dict(Counter(f.failure.code for f in part.failures)),
+    )

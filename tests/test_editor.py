@@ -1,0 +1,135 @@
+"""The engine on a real, small Stable Diffusion: batches, sizes, strengths, masks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pipeline.config import EditSettings, InversionSettings
+from pipeline.diffusion.composite import composite
+from pipeline.editor import Editor, EditRequest, Synthesis
+from pipeline.errors import JobError
+from pipeline.methods import METHODS
+from tests.small_model import save_small_model
+
+SETTINGS = {
+    "ddim": InversionSettings(method="ddim", num_inference_steps=4),
+    "prompt-tuning": InversionSettings(num_inference_steps=4, max_iterations=3),
+    "prompt-tuning, shared": InversionSettings(num_inference_steps=4, max_iterations=3, embeddings="shared"),
+}
+SOURCE, TARGET = "a photo of a red mug on a wooden table", "a photo of a blue mug on a wooden table"
+
+
+@pytest.fixture(scope="module")
+def editor(tmp_path_factory: pytest.TempPathFactory) -> Editor:
+    return Editor.from_pretrained(str(save_small_model(tmp_path_factory.mktemp("model"))), device="cpu")
+
+
+def _photograph(seed: int, width: int = 40, height: int = 30) -> np.ndarray:
+    """A smooth random picture."""
+    coarse = torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(seed))
+    smooth = torch.nn.functional.interpolate(coarse, size=(height, width), mode="bicubic").clamp(0, 1)
+    return (smooth[0].permute(1, 2, 0) * 255).byte().numpy()
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_batch_gives_what_single_images_give(editor: Editor, name: str) -> None:
+    """Images of a batch, of two shapes, come out as they do alone, up to rounding."""
+    images = [_photograph(1), _photograph(2), _photograph(3, 30, 40), _photograph(4)]
+    together = editor.invert(images, source_prompts=SOURCE, settings=SETTINGS[name])
+    edited = editor.edit(together, prompt=TARGET, settings=EditSettings(mask="none"))
+    for image, inversion, outputs in zip(images, together, edited, strict=True):
+        alone = editor.invert([image], source_prompts=SOURCE, settings=SETTINGS[name])
+        assert inversion.iterations == alone[0].iterations
+        expected = editor.edit(alone, prompt=TARGET, settings=EditSettings(mask="none"))[0][0]
+        difference = np.abs(np.asarray(outputs[0], dtype=int) - np.asarray(expected, dtype=int))
+        assert difference.max() <= 2
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_strength_zero_returns_the_original_exactly(editor: Editor, name: str) -> None:
+    """Every pixel of the original comes back, at its own size."""
+    image = _photograph(5, 57, 31)
+    inversions = editor.invert([image], source_prompts=SOURCE, settings=SETTINGS[name])
+    [[output]] = editor.edit(inversions, prompt=TARGET, strength=0)
+    assert np.array_equal(np.asarray(output), image)
+
+
+def test_a_target_that_equals_the_source_changes_nothing(editor: Editor) -> None:
+    """With a known source prompt, asking for it again is the original, whatever the strength."""
+    image = _photograph(6)
+    inversions = editor.invert([image], source_prompts=SOURCE, settings=SETTINGS["prompt-tuning"])
+    [outputs] = editor.edit(inversions, prompt=SOURCE, strength=[0.5, 1.25])
+    assert all(np.array_equal(np.asarray(output), image) for output in outputs)
+
+
+def test_a_sweep_costs_one_inversion_and_keeps_its_order(editor: Editor) -> None:
+    """Strengths come back in the order asked, each like its own single edit."""
+    inversions = editor.invert([_photograph(7)], source_prompts=SOURCE, settings=SETTINGS["ddim"])
+    strengths = [1.25, 0, 0.5]
+    [sweep] = editor.edit(inversions, prompt=TARGET, strength=strengths)
+    for strength, output in zip(strengths, sweep, strict=True):
+        [[single]] = editor.edit(inversions, prompt=TARGET, strength=strength)
+        assert np.abs(np.asarray(output, dtype=int) - np.asarray(single, dtype=int)).max() <= 2
+
+
+def test_outside_a_given_mask_the_original_stays(editor: Editor) -> None:
+    """A mask's black half keeps every pixel of the original."""
+    image = _photograph(8, 64, 64)
+    mask = np.zeros((64, 64), np.uint8)
+    mask[:, 40:] = 255
+    inversions = editor.invert([image], source_prompts=SOURCE, settings=SETTINGS["prompt-tuning"])
+    [[output]] = editor.edit(inversions, prompt=TARGET, masks=[mask], guidance_scale=8.0)
+    assert np.array_equal(np.asarray(output)[:, :24], image[:, :24])
+
+
+def test_a_composite_without_an_edit_is_the_original() -> None:
+    """Where edit and reconstruction agree, the autoencoder's own error does not show."""
+    generator = torch.Generator().manual_seed(3)
+    original = torch.rand(3, 90, 70, generator=generator)
+    reconstruction = torch.rand(3, 32, 24, generator=generator)
+    assert torch.equal(composite(original, reconstruction, reconstruction, torch.ones(1, 32, 24)), original)
+
+
+def test_working_sizes_keep_area_and_aspect(editor: Editor) -> None:
+    """Any shape is worked at about the model's area, in multiples of its stride, nearest in aspect."""
+    for width, height in [(1, 1), (8000, 6000), (6000, 8000), (1920, 1080), (5000, 10), (33, 32)]:
+        w, h = editor.working_size(width, height)
+        assert w * h <= 32 * 32
+        assert w % 4 == 0
+        assert h % 4 == 0
+        assert (w >= h) == (width >= height)
+
+
+def test_an_unknown_method_is_a_clear_error(editor: Editor) -> None:
+    """The message lists what there is."""
+    with pytest.raises(JobError, match=", ".join(METHODS)):
+        editor.invert([_photograph(1)], method="telepathy")
+
+
+def test_pillow_images_are_taken_as_they_come(editor: Editor) -> None:
+    """Greyscale and alpha images are accepted, and outputs have their size."""
+    pictures = [Image.fromarray(_photograph(1)).convert("L"), Image.fromarray(_photograph(2)).convert("RGBA")]
+    inversions = editor.invert(pictures, settings=SETTINGS["ddim"])
+    assert [[p.size for p in row] for row in editor.edit(inversions, prompt=TARGET)] == [[(40, 30)], [(40, 30)]]
+
+
+def test_rows_of_one_call_may_differ_in_everything(editor: Editor) -> None:
+    """Requests with their own prompts, strengths and masks are answered in order."""
+    inversions = editor.invert([_photograph(1), _photograph(2, 30, 40)], source_prompts=[SOURCE, ""], settings=SETTINGS["ddim"])
+    requests = [EditRequest(1, TARGET), EditRequest(0, TARGET, 0.5), EditRequest(1, SOURCE, 0.0), EditRequest(0, SOURCE)]
+    results = editor.edit_rows(inversions, requests, EditSettings())
+    assert all(isinstance(r, Synthesis) for r in results)
+    sizes = [inversions[r.inversion].size for r in requests]
+    assert [(r.edited.shape[1], r.edited.shape[0]) for r in results if isinstance(r, Synthesis)] == sizes
+
+
+def test_the_fingerprint_follows_the_weights_and_not_the_place(tmp_path: Path, editor: Editor) -> None:
+    """The same weights elsewhere are the same model; other weights are another."""
+    same = Editor.from_pretrained(str(save_small_model(tmp_path / "same")), device="cpu")
+    other = Editor.from_pretrained(str(save_small_model(tmp_path / "other", seed=1)), device="cpu")
+    assert same.fingerprint == editor.fingerprint != other.fingerprint
