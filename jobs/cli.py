@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from jobs.bench import bench
 from jobs.demo import demo
 from jobs.edit import edit
 from jobs.invert import invert
@@ -20,6 +21,7 @@ relatent = typer.Typer(
 )
 for _command in (plan, run, invert, edit, status, demo):
     relatent.command()(_command)
+relatent.add_typer(bench, name="bench")
 
 
 def main() -> None:

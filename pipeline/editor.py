@@ -292,7 +292,7 @@ class Editor:
         for i, request in enumerate(requests):
             if request.mask is not None:
                 given = torch.from_numpy(request.mask.astype(np.float32) / 255)[None, None]
-                mask[i] = torch.nn.functional.adaptive_avg_pool2d(given, mask.shape[-2:])[0].to(mask)
+                mask[i] = torch.nn.functional.adaptive_avg_pool2d(given, (mask.shape[-2], mask.shape[-1]))[0].to(mask)
         return mask
 
 

@@ -57,6 +57,10 @@ class RowError(RelatentError):
         super().__init__(message)
         self.code = code
 
+    def __reduce__(self) -> tuple[type[RowError], tuple[str, str]]:
+        # Exceptions are rebuilt from `args`, which hold the message alone: it travels between processes.
+        return RowError, (self.code, str(self))
+
     @property
     def stage(self) -> str:
         return CODES[self.code].stage

@@ -26,17 +26,20 @@ SCENES = [
 
 @pytest.fixture(scope="module")
 def editor() -> Editor:
+    """An editor with the bundled model."""
     return Editor.from_pretrained(device="cpu")
 
 
 @pytest.fixture(scope="module")
 def photographs(editor: Editor) -> list[np.ndarray]:
+    """The scenes, rendered."""
     side = editor.working_size(1, 1)[0]
     return list((render(SCENES, side).images * 255).round().byte().permute(0, 2, 3, 1).numpy())
 
 
 @pytest.fixture(scope="module")
 def inversions(editor: Editor, photographs: list[np.ndarray]) -> list[Inversion]:
+    """The photographs, inverted with the default settings."""
     return editor.invert(photographs, source_prompts=[caption(scene) for scene in SCENES])
 
 

@@ -26,6 +26,7 @@ SOURCE, TARGET = "a photo of a red mug on a wooden table", "a photo of a blue mu
 
 @pytest.fixture(scope="module")
 def editor(tmp_path_factory: pytest.TempPathFactory) -> Editor:
+    """An editor with the small model."""
     return Editor.from_pretrained(str(save_small_model(tmp_path_factory.mktemp("model"))), device="cpu")
 
 
@@ -120,8 +121,14 @@ def test_pillow_images_are_taken_as_they_come(editor: Editor) -> None:
 
 def test_rows_of_one_call_may_differ_in_everything(editor: Editor) -> None:
     """Requests with their own prompts, strengths and masks are answered in order."""
-    inversions = editor.invert([_photograph(1), _photograph(2, 30, 40)], source_prompts=[SOURCE, ""], settings=SETTINGS["ddim"])
-    requests = [EditRequest(1, TARGET), EditRequest(0, TARGET, 0.5), EditRequest(1, SOURCE, 0.0), EditRequest(0, SOURCE)]
+    images = [_photograph(1), _photograph(2, 30, 40)]
+    inversions = editor.invert(images, source_prompts=[SOURCE, ""], settings=SETTINGS["ddim"])
+    requests = [
+        EditRequest(1, TARGET),
+        EditRequest(0, TARGET, 0.5),
+        EditRequest(1, SOURCE, 0.0),
+        EditRequest(0, SOURCE),
+    ]
     results = editor.edit_rows(inversions, requests, EditSettings())
     assert all(isinstance(r, Synthesis) for r in results)
     sizes = [inversions[r.inversion].size for r in requests]

@@ -26,7 +26,8 @@ def composite(original: Tensor, edited: Tensor, reconstruction: Tensor, mask: Te
 
     Args:
         original: (3, H, W) in [0, 1].
-        edited, reconstruction: (3, h, w) in [0, 1], at the model's working size.
+        edited: (3, h, w) in [0, 1], at the model's working size.
+        reconstruction: what the model makes of the unedited latents; as `edited`.
         mask: (1, h, w) in [0, 1]; 1 may change.
 
     Returns:

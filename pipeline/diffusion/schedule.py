@@ -37,9 +37,7 @@ class NoiseSchedule:
         return len(self.timesteps)
 
     def to(self, device: torch.device) -> NoiseSchedule:
-        return NoiseSchedule(
-            self.timesteps.to(device), self.alpha.to(device), self.sigma.to(device), self.prediction
-        )
+        return NoiseSchedule(self.timesteps.to(device), self.alpha.to(device), self.sigma.to(device), self.prediction)
 
     def pair(self, z: Tensor, output: Tensor, step: int) -> tuple[Tensor, Tensor]:
         """Recover `(x_0, eps)` from a latent at `step` and the network's output for it, in float32."""

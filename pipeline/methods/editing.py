@@ -67,7 +67,7 @@ def edit_latents(
     timesteps = schedule.timesteps
 
     def predict(z: Tensor, step: int) -> Tensor:
-        embedding = _edited_embedding(method, tensors, conditions, step, along_source)
+        embedding = _edited_embedding(method, tensors, conditions, step, along_source=along_source)
         both = torch.cat((conditions.unconditional, embedding))
         output = network.predict(torch.cat((z, z)), timesteps[step - 1].expand(2 * n), both)
         return guided(output[:n], output[n:], conditions.guidance_scale)
@@ -80,7 +80,7 @@ def edit_latents(
 
 
 def _edited_embedding(
-    method: Method, tensors: Mapping[str, Tensor], conditions: Conditions, step: int, along_source: bool
+    method: Method, tensors: Mapping[str, Tensor], conditions: Conditions, step: int, *, along_source: bool
 ) -> Tensor:
     learned = method.learned(tensors, conditions.source, step)
     base = learned

@@ -28,9 +28,7 @@ def _invert(
     settings: InversionSettings,
 ) -> Inverted:
     trajectory = invert(predictor(network, schedule, unconditional), z_0, schedule, settings.refine_iterations)
-    budget = FitSettings(
-        settings.guidance_scale, settings.max_iterations, settings.learning_rate, settings.tolerance
-    )
+    budget = FitSettings(settings.guidance_scale, settings.max_iterations, settings.learning_rate, settings.tolerance)
     fit = fit_per_step if settings.embeddings == "per-step" else fit_shared
     found = fit(predictor_at(network, schedule), trajectory, source, unconditional, schedule, budget)
     tensors = {"trajectory": trajectory.transpose(0, 1), "embeddings": found.embeddings.transpose(0, 1)}

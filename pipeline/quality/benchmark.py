@@ -138,9 +138,7 @@ def run_system(
 def _score(case: Case, output: NDArray[np.uint8]) -> Score:
     image, truth, result = case.image / 255, case.truth / 255, output / 255
     inside = psnr(result, truth, case.changed)
-    return Score(
-        case.kind, inside, psnr(result, truth, ~case.changed), inside - psnr(image, truth, case.changed)
-    )
+    return Score(case.kind, inside, psnr(result, truth, ~case.changed), inside - psnr(image, truth, case.changed))
 
 
 def summarise(scores: Sequence[Score]) -> dict[str, dict[str, float]]:

@@ -9,7 +9,15 @@ from typing import Any
 
 from pipeline.config import EditSettings, InversionSettings
 from pipeline.editor import Editor, Inversion
-from pipeline.quality.benchmark import KINDS, System, held_out_cases, invert_all, run_system, standard_systems, summarise
+from pipeline.quality.benchmark import (
+    KINDS,
+    System,
+    held_out_cases,
+    invert_all,
+    run_system,
+    standard_systems,
+    summarise,
+)
 
 # The strength at which the bundled model's edits were scored best; see infra/decisions.
 FULL_STRENGTH = 1.0

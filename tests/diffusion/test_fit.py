@@ -31,11 +31,13 @@ class SmallNetwork(nn.Module):
 
 @pytest.fixture
 def network() -> SmallNetwork:
+    """The small network."""
     return SmallNetwork()
 
 
 @pytest.fixture
 def schedule() -> NoiseSchedule:
+    """Stable Diffusion's schedule in a few steps."""
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
     return ddim_schedule((1 - betas).cumprod(0), STEPS)
 
