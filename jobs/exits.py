@@ -1,7 +1,8 @@
-"""Exit codes: 0 all done, 1 some rows failed, 2 the job could not start, 130 interrupted."""
+"""Exit codes: 0 all done, 1 some rows failed, 2 the job could not start or go on, 130 interrupted."""
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable
 
 import typer
@@ -17,6 +18,9 @@ def exits(run: Callable[[], int]) -> None:
         code = run()
     except RelatentError as error:
         typer.echo(f"error: {error}", err=True)
+        code = NOT_STARTED
+    except Exception:  # noqa: BLE001 - a bug: Python's own exit code would say that some rows failed
+        traceback.print_exc()
         code = NOT_STARTED
     except KeyboardInterrupt:
         typer.echo("interrupted: what is committed stays; the same command does the rest", err=True)

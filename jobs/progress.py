@@ -10,8 +10,9 @@ from typing import Final, Protocol
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from jobs.report import duration
 from pipeline.planning import Counts, Plan
 
 _SECONDS_BETWEEN_LINES: Final = 10.0
@@ -37,27 +38,25 @@ def _bar(plan: Plan, console: Console) -> Iterator[OnProgress]:
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
         TimeElapsedColumn(),
-        TimeRemainingColumn(elapsed_when_finished=True),
-        TextColumn("[red]{task.fields[failed]}"),
+        TextColumn("{task.fields[rate]}  {task.fields[left]}  [red]{task.fields[failed]}"),
     )
     began = time.monotonic()
     with Progress(*columns, console=console, transient=True) as bar:
-        images = bar.add_task("images", total=len(plan.images), rate="", failed="")
-        edits = bar.add_task("edits", total=plan.edits, rate="", failed="", visible=plan.edits > 0)
+        images, edits = (
+            bar.add_task(name, total=total, visible=total > 0, rate="", left="starting", failed="")
+            for name, total in (("images", len(plan.images)), ("edits", plan.edits))
+        )
 
         def update(counts: Counts) -> None:
             seconds = time.monotonic() - began
-            bar.update(
-                images,
-                completed=counts.images,
-                rate=_rate(counts.inverted, seconds),
-                failed=_failed(counts.images_failed),
-            )
-            bar.update(
-                edits, completed=counts.edits, rate=_rate(counts.edited, seconds), failed=_failed(counts.edits_failed)
-            )
+            left = _left(plan, counts, seconds)
+            for task, completed, made, failed in (
+                (images, counts.images, counts.inverted, counts.images_failed),
+                (edits, counts.edits, counts.edited, counts.edits_failed),
+            ):
+                told = f"{failed} failed" if failed else ""
+                bar.update(task, completed=completed, rate=_rate(made, seconds), left=left, failed=told)
 
         yield update
 
@@ -86,18 +85,18 @@ def _lines(plan: Plan) -> Iterator[OnProgress]:
 
 
 def _line(plan: Plan, counts: Counts, seconds: float) -> str:
-    total = len(plan.images) + plan.edits
-    done = counts.images + counts.edits
-    eta = f"{seconds * (total - done) / done:.0f} s left" if done else "starting"
     return (
         f"[{seconds:.0f} s] images {counts.images}/{len(plan.images)}, edits {counts.edits}/{plan.edits}, "
-        f"failures {counts.failures}, {_rate(counts.edited, seconds)}, {eta}"
+        f"failures {counts.failures}, {_rate(counts.edited, seconds)}, {_left(plan, counts, seconds)}"
     )
+
+
+def _left(plan: Plan, counts: Counts, seconds: float) -> str:
+    """How long the rest takes at the speed so far."""
+    total = len(plan.images) + plan.edits
+    done = counts.images + counts.edits
+    return f"{duration(seconds * (total - done) / done)} left" if done else "starting"
 
 
 def _rate(count: int, seconds: float) -> str:
     return f"{count / max(seconds, 1e-9):.2f}/s"
-
-
-def _failed(count: int) -> str:
-    return f"{count} failed" if count else ""

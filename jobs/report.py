@@ -40,7 +40,7 @@ def plan_lines(plan: Plan, there: Summary) -> Iterator[str]:
     yield f"cost: at most {work:,} network evaluations ({inversion:,} per inversion, {edit:,} per edit)"
     before = there.inversions * inversion + there.edits * edit
     if before and there.seconds:
-        yield f"time: about {_duration(there.seconds * work / before)} on one actor, at the speed of this output so far"
+        yield f"time: about {duration(there.seconds * work / before)} on one actor, at the speed of this output so far"
     else:
         yield "time: not known before something has run; a run over a few images into this output measures it"
 
@@ -56,12 +56,13 @@ def status_lines(output: str, there: Summary, record: Mapping[str, Any] | None) 
     yield f"done: {there.inversions} inversions, {there.edits} edits"
     if there.seconds:
         each = there.seconds / max(there.inversions + there.edits, 1)
-        yield f"speed: {_duration(there.seconds)} of model time, {each:.2f} s per result"
+        yield f"speed: {duration(there.seconds)} of model time, {each:.2f} s per result"
     yield f"failed: {sum(there.failures.values())}"
     yield from (f"failed: {code} × {count}" for code, count in sorted(there.failures.items()))
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds as a person says them."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

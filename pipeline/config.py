@@ -19,9 +19,9 @@ class InversionSettings(_Settings):
     guidance_scale: float = Field(3.0, ge=0, le=30, description="guidance at which embeddings are fitted")
     refine_iterations: int = Field(0, ge=0, le=50, description="fixed-point iterations per inversion step")
     embeddings: Literal["per-step", "shared"] = Field("per-step", description="one embedding per step, or one for all")
-    max_iterations: int = Field(10, ge=1, le=1000, description="gradient steps per embedding, at most")
-    learning_rate: float = Field(1e-2, gt=0, le=1, description="Adam's learning rate")
-    tolerance: float = Field(1e-5, ge=0, description="a row stops once its latent error is below this")
+    max_iterations: int = Field(5, ge=0, le=1000, description="gradient steps per embedding, at most")
+    learning_rate: float = Field(0.05, gt=0, le=1, description="Adam's learning rate")
+    tolerance: float = Field(1e-4, ge=0, description="a row stops once its latent error is below this")
 
 
 class EditSettings(_Settings):

@@ -10,6 +10,8 @@ from typing import Any, Final
 # Part of every inversion key. Raised when the stored tensors' meaning changes, so that an old artifact
 # is never taken for a new one.
 ARTIFACT_VERSION: Final = 1
+# Part of every edit key. Raised when the same request comes to mean other pixels.
+EDIT_VERSION: Final = 1
 
 
 def sha256_hex(data: bytes) -> str:
@@ -73,6 +75,7 @@ def edit_key(
     return content_key(
         {
             "kind": "edit",
+            "edit_version": EDIT_VERSION,
             "inversion": inversion_key,
             "image_id": image_id,
             "edit_id": edit_id,

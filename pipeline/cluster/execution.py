@@ -9,12 +9,9 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any, Final
 
-import ray
-import ray.exceptions
-
 from pipeline.cluster.graph import outcomes
 from pipeline.cluster.session import connect
-from pipeline.errors import CODES, RelatentError
+from pipeline.errors import CODES
 from pipeline.io.artifacts import write_rows
 from pipeline.io.layout import run_record_uri
 from pipeline.io.outcomes import committed_edits, committed_inversions, current_failures
@@ -56,23 +53,10 @@ def _run(plan: Plan, history: History, counts: Counts, on_progress: Callable[[Co
     fetch = Fetch(config, Asking(plan.prompts), plan.fingerprint, committed)
     identity = Identity(plan.fingerprint, version("relatent"))
     publish = Publish(plan.output, config.edit, config.max_pixels, identity, history)
-    resources = connect(config)
-    try:
-        for outcome in outcomes(plan, fetch, publish, resources):
-            counts += outcome
-            on_progress(counts)
-    except ray.exceptions.RayError as error:
-        raise _own(error) or error from error
+    for outcome in outcomes(plan, fetch, publish, connect(config)):
+        counts += outcome
+        on_progress(counts)
     return counts
-
-
-def _own(error: BaseException | None) -> RelatentError | None:
-    """Our own error inside of Ray's, which has one line for the user."""
-    while error is not None:
-        if isinstance(error, RelatentError):
-            return error
-        error = getattr(error, "cause", None) or error.__cause__
-    return None
 
 
 def _record_refusals(plan: Plan, history: History) -> Counts:

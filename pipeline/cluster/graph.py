@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import pyarrow as pa
 import ray
 import ray.data
+import ray.exceptions
 
 from pipeline.cluster.session import Resources
 from pipeline.cluster.tables import asked_table, schema_of, to_table
 from pipeline.config import JobConfig
+from pipeline.errors import JobError, RelatentError
 from pipeline.planning import Counts, Plan
 from pipeline.stages.fetch import Fetch
 from pipeline.stages.publish import Publish
@@ -29,10 +31,14 @@ _NO_PROGRESS_SECONDS: Final = 24 * 3600
 
 
 def outcomes(plan: Plan, fetch: Fetch, publish: Publish, resources: Resources) -> Iterator[Counts]:
-    """Run the job, yielding what came of each row as it is committed."""
+    """Run the job, yielding what came of each row as it is committed.
+
+    Raises:
+        JobError: the model cannot be loaded, or the output cannot be written.
+    """
     _configure()
     config = plan.config
-    asked = asked_table(plan.images)
+    asked = asked_table(plan.images, of_artifacts=plan.command == "edit")
     fetched, made, outcome = (schema_of(row, asked.schema) for row in (Fetched, Made, Outcome))
     dataset = (
         ray.data.from_arrow(asked)
@@ -49,15 +55,24 @@ def outcomes(plan: Plan, fetch: Fetch, publish: Publish, resources: Resources) -
         )
         .map_batches(_task(publish, outcome), batch_size=None, batch_format="pyarrow", num_cpus=_WAITING_CPUS)
     )
-    for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
-        for row in cast("pa.Table", batch).to_pylist():
-            yield load_counts(row["counts"])
+    try:
+        for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
+            for row in cast("pa.Table", batch).to_pylist():
+                yield load_counts(row["counts"])
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, RelatentError):
+            # Ray appends lines of its own advice to ours.
+            raise JobError(str(error.cause).splitlines()[0]) from error
+        raise
 
 
 def _configure() -> None:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    # The same rows then share the engine's batches in every run, and so round in the same way.
+    context.execution_options.preserve_order = True
+    context.raise_original_map_exception = True
     context.execution_no_progress_timeout_s = _NO_PROGRESS_SECONDS
 
 
@@ -81,17 +96,14 @@ class _EngineActor:
 
     @cached_property
     def _engine(self) -> Engine:
-        from pipeline.editor import Editor
-        from pipeline.stages.engine import Engine
+        from pipeline.stages.engine import Engine  # and with it the model's libraries
 
-        config = self._config
-        editor = Editor.from_pretrained(config.model, device=self._device, dtype=config.dtype, side=config.max_side)
-        return Engine(config, editor)
+        return Engine.loaded(self._config, self._device)
 
     def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
         rows = cast("list[Fetched]", table.to_pylist())
         work = [row for row in rows if row["status"] == "work"]
-        idle = [passed_on(row, reused=row["status"] == "done") for row in rows if row["status"] != "work"]
+        idle = [passed_on(row) for row in rows if row["status"] != "work"]
         yield to_table(idle, self._schema)
         for part in self._engine(work) if work else ():
             yield to_table(part, self._schema)

@@ -50,18 +50,20 @@ def connect(config: JobConfig) -> Resources:
 def _initialise(address: str) -> None:
     # Left to itself, Ray turns token authentication on in some starts and not in others.
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    # Ray's own processes would write into the progress display.
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     # Actors without GPUs are told so explicitly; Ray need not hide the devices, nor warn that it may.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    local: dict[str, Any] = {"num_cpus": (os.cpu_count() or 1) + _WAITING_CORES, "include_dashboard": False}
+    local: dict[str, Any] = {}
+    if address == "local":
+        # The driver's core would warn about Ray Data's own way of starting actors.
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+        local = {"num_cpus": (os.cpu_count() or 1) + _WAITING_CORES, "include_dashboard": False}
     try:
         ray.init(
             address=address,
             log_to_driver=False,
             logging_level=logging.ERROR,
-            **(local if address == "local" else {}),
+            **local,
         )
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise JobError(f"ray: no cluster at {address}: {' '.join(str(error).split())[:300]}") from error

@@ -9,13 +9,15 @@ from typing import Any, Final, get_args, get_type_hints
 import pyarrow as pa
 
 _TYPES: Final = {str: pa.string(), bytes: pa.large_binary(), int: pa.int64(), float: pa.float64()}
-_OURS: Final = ("image_id", "image_uri", "source_prompt", "mask_uri", "image_sha256", "inversion_key")
+_OF_IMAGES: Final = ("image_id", "image_uri", "source_prompt", "mask_uri")
+_OF_ARTIFACTS: Final = ("image_sha256", "inversion_key")
 
 
-def asked_table(images: pa.Table) -> pa.Table:
+def asked_table(images: pa.Table, *, of_artifacts: bool) -> pa.Table:
     """A plan's images with the user's columns gathered into one, `carried`, where there are any."""
-    own = [name for name in images.column_names if name not in _OURS]
-    table = images.select([name for name in _OURS if name in images.column_names]).combine_chunks()
+    ours = (*_OF_IMAGES, *_OF_ARTIFACTS) if of_artifacts else _OF_IMAGES
+    own = [name for name in images.column_names if name not in ours]
+    table = images.select(list(ours)).combine_chunks()
     if not own:
         return table
     columns = images.select(own).combine_chunks()

@@ -7,7 +7,9 @@ import math
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
+import transformers
 from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
@@ -142,6 +144,10 @@ class StableDiffusion:
 
 
 def _load(folder: Path, name: str) -> StableDiffusionPipeline:
+    # A job has its own progress; the libraries' bars, and their advice about optional packages, would break it.
+    for library in (diffusers, transformers):
+        library.utils.logging.set_verbosity_error()
+        library.utils.logging.disable_progress_bar()
     try:
         pipeline = StableDiffusionPipeline.from_pretrained(
             folder,

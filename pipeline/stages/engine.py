@@ -35,6 +35,17 @@ class Engine:
         self._config = config
         self._editor = editor
 
+    @classmethod
+    def loaded(cls, config: JobConfig, device: str | None) -> Engine:
+        """An engine with the job's model; `device` None takes a GPU where there is one.
+
+        Raises:
+            JobError: the model cannot be loaded.
+        """
+        return cls(
+            config, Editor.from_pretrained(config.model, device=device, dtype=config.dtype, side=config.max_side)
+        )
+
     def __call__(self, rows: Sequence[Fetched]) -> Iterator[list[Made]]:
         inversions = self._inversions(rows)
         yield list(self._heads(rows, inversions))
@@ -67,7 +78,7 @@ class Engine:
                 edits = len(load_orders(row["orders"]))
                 yield passed_on(row, failures=[FailedRow(failure, row["image_uri"], key, edits)])
             elif key in committed:
-                yield passed_on(row, reused=True)
+                yield passed_on(row, reused=1)
             else:
                 committed.add(key)
                 part = passed_on(row)

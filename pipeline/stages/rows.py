@@ -48,6 +48,7 @@ class Fetched(ImageColumns, Payloads):
     image_sha256: str
     inversion_key: str
     orders: str  # JSON: [Order]
+    reused: int  # images without work whose artifact was already committed; a row may stand for several
     kept: int  # edits that were already committed
     failures: str  # JSON: [FailedRow]
 
@@ -134,7 +135,7 @@ def load_counts(text: str) -> Counts:
     return Counts(**json.loads(text))
 
 
-def passed_on(row: Fetched, *, reused: bool = False, failures: Sequence[FailedRow] = ()) -> Made:
+def passed_on(row: Fetched, *, reused: int = 0, failures: Sequence[FailedRow] = ()) -> Made:
     """A part without results of its own: what the fetch stage found, and failures since."""
     return Made(
         **image_columns(row),
@@ -147,7 +148,7 @@ def passed_on(row: Fetched, *, reused: bool = False, failures: Sequence[FailedRo
         orders="[]",
         pictures=None,
         seconds=0.0,
-        reused=int(reused),
+        reused=row["reused"] + reused,
         kept=row["kept"],
         failures=dump([*load_failures(row["failures"]), *failures]),
     )

@@ -1,0 +1,46 @@
+"""One local Ray for all cluster tests, and a small model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from pipeline.cluster.execution import execute
+from pipeline.config import JobConfig
+from pipeline.planning import Command, Counts, read_plan
+from tests.small_job import SETTINGS
+from tests.small_model import save_small_model
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder with the small model."""
+    return str(save_small_model(tmp_path_factory.mktemp("model") / "small"))
+
+
+@pytest.fixture(scope="session")
+def cluster(s3_endpoint: str) -> Iterator[None]:
+    """Workers inherit the environment of the cluster's start, and so find the S3 server."""
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def run(cluster: None, model: str) -> Callable[..., Counts]:
+    """Run a command over the small model in this process."""
+
+    def call(command: Command, **config: Any) -> Counts:
+        values = {"model": model, "inversion": SETTINGS, "batch_size": 2, **config}
+        return execute(read_plan(command, JobConfig(**values)), lambda counts: None)
+
+    return call
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    """Where a job's results go."""
+    return tmp_path / "out"

@@ -1,0 +1,171 @@
+"""The commands as a shell sees them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import yaml
+
+from tests.small_job import SETTINGS, flags, photograph, pixels, table, write_inputs
+from tests.small_model import save_small_model
+
+ROOT: Final = Path(__file__).parent.parent.parent
+
+
+def command(name: str, *words: str) -> list[str]:
+    """A command as a RayJob's entrypoint names it."""
+    return [sys.executable, "-m", f"jobs.{name}", *words]
+
+
+def call(name: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end."""
+    return subprocess.run(command(name, *words), cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder with the small model."""
+    return str(save_small_model(tmp_path_factory.mktemp("model") / "small"))
+
+
+@pytest.fixture
+def job(tmp_path: Path, model: str) -> Mapping[str, Any]:
+    """Flags of a job over eight photographs, one at a time, and its configuration file."""
+    images, prompts = write_inputs(tmp_path / "in", {f"{i}.png": photograph(i) for i in range(8)})
+    config = tmp_path / "job.yaml"
+    config.write_text(yaml.safe_dump({"inversion": SETTINGS, "batch_size": 1, "model": model}))
+    return {"config": config, "images": images, "prompts": prompts, "output": tmp_path / "out"}
+
+
+@pytest.mark.parametrize("name", ["plan", "run", "invert", "edit", "status", "demo"])
+def test_help_is_quick_and_says_what_a_command_does(name: str) -> None:
+    """`--help` needs neither torch nor ray, and names the options with their meaning."""
+    code = f"import sys, jobs.{name}; print(sorted({{'torch', 'ray'}} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+    shown = call(name, "--help")
+    assert shown.returncode == 0
+    assert "output" in shown.stdout.lower()
+
+
+def test_relatent_has_all_commands() -> None:
+    """The console script offers the same commands."""
+    done = call("cli", "--help")
+    assert all(name in done.stdout for name in ("plan", "run", "invert", "edit", "status", "demo"))
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--images", "nowhere.csv", "--prompts", "p.yaml"], "error: run: --output is missing"),
+        (["--steps", "0"], "error: config: --steps: Input should be greater than or equal to 1; got 0"),
+        (["--config", "nowhere.yaml"], "error: config nowhere.yaml"),
+        (["--images", "nowhere.csv", "--prompts", "p.yaml", "--output", "o"], "error: manifest"),
+    ],
+)
+def test_what_stops_a_job_is_one_line(words: list[str], expected: str, model: str) -> None:
+    """A job that cannot start exits with 2 and says why on standard error."""
+    done = call("run", "--model", model, *words)
+    assert done.returncode == 2
+    assert done.stderr.startswith(expected)
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stdout == ""
+
+
+def test_refused_rows_stop_a_job_unless_told_otherwise(job: Mapping[str, Any]) -> None:
+    """Each refused row is named by file and line; nothing has run."""
+    with Path(job["prompts"]).open("a", encoding="utf-8") as file:
+        file.write('{"edit_id": "far", "prompt": "far", "strength": 9}\n')
+    done = call("plan", *flags(job))
+    assert done.returncode == 2
+    assert f"{job['prompts']}:3:" in done.stderr
+    assert "--skip-invalid" in done.stderr
+    assert not Path(job["output"]).exists()
+    assert call("plan", *flags(job), "--skip-invalid").returncode == 0
+
+
+def test_plan_counts_without_running(job: Mapping[str, Any]) -> None:
+    """A plan says how many images and edits, and at most how much work."""
+    done = call("plan", *flags(job))
+    assert done.returncode == 0
+    assert "8 images, 20 edits" in done.stdout
+    assert "cost:" in done.stdout
+    assert not Path(job["output"]).exists()
+
+
+def test_a_killed_driver_loses_and_doubles_nothing(job: Mapping[str, Any]) -> None:
+    """After kill −9 half-way the same command does the rest: every edit once, no file half-written."""
+    output = Path(job["output"])
+    with subprocess.Popen(command("run", *flags(job)), cwd=ROOT, stderr=subprocess.DEVNULL) as driver:
+        for _ in _until(driver):
+            if table_files(output, "edits"):
+                break
+        driver.kill()
+    committed = len(table(output, "edits"))
+    assert 0 < committed < 20
+    done = call("run", *flags(job))
+    assert done.returncode == 0, done.stderr
+    assert f"{20 - committed} edited" in done.stdout
+    counts = Counter(row["edit_key"] for row in table(output, "edits"))
+    assert (len(counts), set(counts.values())) == (20, {1})
+    pictures = list(output.rglob("*.png"))
+    assert len(pictures) == 20
+    assert all(pixels(picture).shape == (32, 48, 3) for picture in pictures)
+    assert json.loads((output / "run.json").read_text())["counts"]["edits"] == 20
+
+
+def test_an_interrupted_job_exits_with_130(job: Mapping[str, Any]) -> None:
+    """Ctrl-C keeps what is committed, and says that the same command does the rest."""
+    words = command("run", *flags(job))
+    with subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True) as driver:
+        for _ in _until(driver):
+            if table_files(Path(job["output"]), "inversions"):
+                break
+        os.killpg(driver.pid, signal.SIGINT)
+        _, errors = driver.communicate(timeout=120)
+    assert driver.returncode == 130
+    assert errors.splitlines()[-1].startswith("interrupted")
+
+
+def test_failures_exit_with_1_and_status_tells_them(job: Mapping[str, Any]) -> None:
+    """A run in which a row failed exits with 1; status has the counts by code."""
+    (Path(job["images"]).parent / "3.png").write_text("not an image")
+    done = call("run", *flags(job))
+    assert done.returncode == 1
+    assert "7 inverted, 17 edited, 1 failed" in done.stdout
+    assert "[E" not in done.stderr
+    told = call("status", str(job["output"]))
+    assert told.returncode == 0
+    assert "7 inversions, 17 edits" in told.stdout
+    assert "image_not_decodable × 1" in told.stdout
+
+
+def test_status_of_nothing_is_an_error(tmp_path: Path) -> None:
+    """A folder without results is not an output."""
+    done = call("status", str(tmp_path / "empty"))
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: status:")
+
+
+def table_files(output: Path, kind: str) -> list[Path]:
+    """Committed files of a table."""
+    return list((output / kind).glob("[!.]*.parquet"))
+
+
+def _until(driver: subprocess.Popen[Any]) -> Iterator[None]:
+    """Poll while a driver is alive, for two minutes at most."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and driver.poll() is None:
+        yield
+        time.sleep(0.05)
+    pytest.fail(f"the driver ended too soon or took too long: {driver.poll()}")

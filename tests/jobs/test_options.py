@@ -1,0 +1,47 @@
+"""Configuration files and flags."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from jobs.options import _FIELDS, read_config
+from pipeline.config import JobConfig
+from pipeline.errors import JobError
+
+
+def test_flags_win_over_the_file(tmp_path: Path) -> None:
+    """What a flag gives replaces the file's value; what none gives stays."""
+    file = tmp_path / "job.yaml"
+    file.write_text("inversion: {method: ddim, num_inference_steps: 7}\nbatch_size: 3\n")
+    config = read_config(str(file), {"method": "prompt-tuning", "steps": None, "batch-size": 5, "mask": "none"})
+    assert config.inversion.method == "prompt-tuning"
+    assert config.inversion.num_inference_steps == 7
+    assert (config.batch_size, config.edit.mask) == (5, "none")
+
+
+def test_no_file_and_no_flags_are_the_defaults() -> None:
+    """A flag that was not given changes nothing."""
+    assert read_config(None, dict.fromkeys(_FIELDS)) == JobConfig()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("batch_size: many", "--batch-size"),
+        ("unknown: 1", "unknown"),
+        ("inversion: fast", "inversion"),
+        ("- a list", "expected a mapping"),
+        ("{", "config"),
+    ],
+)
+def test_a_bad_file_is_one_line(tmp_path: Path, text: str, expected: str) -> None:
+    """The message names the file and the option."""
+    file = tmp_path / "job.yaml"
+    file.write_text(text)
+    with pytest.raises(JobError) as caught:
+        read_config(str(file), {})
+    assert str(file) in str(caught.value)
+    assert expected in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1

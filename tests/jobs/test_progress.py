@@ -1,0 +1,46 @@
+"""What is said while a job runs, and at its end."""
+
+from __future__ import annotations
+
+import pytest
+
+from jobs import progress
+from jobs.report import closing_lines, duration
+from pipeline.config import JobConfig
+from pipeline.planning import Counts, Plan
+
+PLAN = Plan("run", JobConfig(output="/out"), range(10), (), (), "f" * 64, edits=30)
+
+
+def test_off_a_terminal_there_is_a_line_now_and_then(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Plain lines go to standard error, with counts, failures and the time left."""
+    monkeypatch.setattr(progress, "_SECONDS_BETWEEN_LINES", 0.01)
+    with progress.progress(PLAN) as update:
+        update(Counts(inverted=5, edited=14, edits_failed=1, codes={"non_finite": 1}))
+        progress.time.sleep(0.1)
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert "images 5/10, edits 15/30, failures 1" in told.err
+    assert "left" in told.err
+
+
+def test_a_run_that_did_nothing_says_so() -> None:
+    """Running a finished command again reports nothing new, and what was there."""
+    lines = list(closing_lines(PLAN, Counts(reused=10, kept=30)))
+    assert lines[0] == "0 inverted, 0 edited, 0 failed"
+    assert "10 of 10 inversions, 30 of 30 edits" in lines[1]
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(5, "5 s"), (65, "1 min 5 s"), (7260, "2 h 1 min")])
+def test_durations(seconds: float, said: str) -> None:
+    """Durations are said in the units that matter."""
+    assert duration(seconds) == said
+
+
+def test_counts_add_up() -> None:
+    """Counts of rows add to those of the job, codes included."""
+    total = Counts(inverted=1, codes={"a": 1}) + Counts(images_failed=2, edits_failed=3, codes={"a": 1, "b": 1})
+    assert total == Counts(inverted=1, images_failed=2, edits_failed=3, codes={"a": 2, "b": 1})
+    assert (total.images, total.edits, total.failures) == (3, 3, 3)

@@ -1,0 +1,134 @@
+"""A stand-in for the editor, and photographs to try the stages on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.config import EditSettings, InversionSettings, JobConfig
+from pipeline.editor import EditRequest, Inversion, Synthesis
+from pipeline.errors import RowError
+from pipeline.io.images import encode_png, resize
+from pipeline.io.outcomes import committed_edits, committed_inversions, current_failures
+from pipeline.planning import Asking
+from pipeline.records import PromptRow
+from pipeline.stages.engine import Engine
+from pipeline.stages.fetch import Committed, Fetch
+from pipeline.stages.history import History
+from pipeline.stages.publish import Identity, Publish
+from pipeline.stages.rows import Asked, load_counts
+
+FINGERPRINT = "f" * 64
+SIDE = 16
+
+
+class StandInEditor:
+    """Not a model: its reconstruction is the picture at 16×16, and its edit is the prompt's length as a colour.
+
+    `fails_on` maps a picture's first red value, or a prompt, to what is raised when it is in a batch.
+    """
+
+    model_name = "stand-in"
+
+    def __init__(self, fails_on: dict[Any, Exception] | None = None) -> None:
+        self.fails_on = fails_on or {}
+        self.batches: list[int] = []
+
+    def invert_rows(
+        self, images: Sequence[Any], source_prompts: Sequence[str], settings: InversionSettings
+    ) -> list[Inversion | RowError]:
+        self.batches.append(len(images))
+        for image in images:
+            self._check(int(image[0, 0, 0]))
+        return [
+            Inversion(
+                tensors={"trajectory": torch.from_numpy(resize(image, (SIDE, SIDE)))},
+                source_prompt=prompt,
+                settings=settings,
+                size=(SIDE, SIDE),
+                vae_psnr=40.0,
+                recon_psnr=39.0,
+                iterations=7,
+                seconds=0.5,
+            )
+            for image, prompt in zip(images, source_prompts, strict=True)
+        ]
+
+    def edit_rows(
+        self, inversions: Sequence[Inversion], requests: Sequence[EditRequest], settings: EditSettings
+    ) -> list[Synthesis | RowError]:
+        self.batches.append(len(requests))
+        results: list[Synthesis | RowError] = []
+        for request in requests:
+            self._check(request.prompt)
+            reconstruction = inversions[request.inversion].tensors["trajectory"].numpy().astype(np.float32) / 255
+            target = np.full_like(reconstruction, len(request.prompt) % 10 / 10)
+            edited = reconstruction + np.float32(request.strength) * (target - reconstruction)
+            given = request.mask
+            mask = np.ones((SIDE, SIDE), np.float32) if given is None else given.astype(np.float32) / 255
+            results.append(Synthesis(edited, reconstruction, mask))
+        return results
+
+    def _check(self, what: object) -> None:
+        if what in self.fails_on:
+            raise self.fails_on[what]
+
+
+class Job:
+    """The three stages in one process, over one output folder."""
+
+    def __init__(self, output: Path, editor: StandInEditor, prompts: Sequence[PromptRow], **config: Any) -> None:
+        self.output = str(output)
+        self.editor = editor
+        self.prompts = prompts
+        self.config = JobConfig(**config)
+
+    def fetch(self, asked: Sequence[Asked]) -> list[Any]:
+        committed = Committed(committed_inversions(self.output), committed_edits(self.output), self.history())
+        return Fetch(self.config, Asking(self.prompts), FINGERPRINT, committed)(asked)
+
+    def history(self) -> History:
+        return History(current_failures(self.output))
+
+    def run(self, asked: Sequence[Asked]) -> Any:
+        """Fetch, engine and publish once over; the counts of all rows."""
+        from pipeline.planning import Counts
+        from pipeline.stages.rows import passed_on
+
+        history = self.history()
+        fetched = self.fetch(asked)
+        identity = Identity(FINGERPRINT, "0")
+        publish = Publish(self.output, self.config.edit, self.config.max_pixels, identity, history)
+        work = [row for row in fetched if row["status"] == "work"]
+        parts = [[passed_on(row) for row in fetched if row["status"] != "work"]]
+        parts += list(Engine(self.config, self.editor)(work)) if work else []
+        outcomes = [outcome for part in parts for outcome in publish(part)]
+        return sum((load_counts(outcome["counts"]) for outcome in outcomes), Counts())
+
+
+@pytest.fixture
+def photograph(tmp_path: Path) -> Callable[..., Asked]:
+    """Make a photograph of one shade and its row of the plan."""
+
+    def make(name: str, shade: int = 100, size: tuple[int, int] = (48, 32), **columns: Any) -> Asked:
+        path = tmp_path / f"{name}.png"
+        pixels = np.full((size[1], size[0], 3), shade, np.uint8)
+        pixels[::4, ::4] = 255 - shade
+        pixels[0, 0] = shade
+        path.write_bytes(encode_png(pixels, None, None))
+        row = Asked(image_id=name, image_uri=str(path), source_prompt="a photo", mask_uri=None)
+        row.update(columns)  # type: ignore[typeddict-item]
+        return row
+
+    return make
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    """Where a job's results go."""
+    return tmp_path / "out"
