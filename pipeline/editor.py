@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.config import EditSettings, InversionSettings
-from pipeline.diffusion.composite import composite
+from pipeline.diffusion.composite import composite_pixels, to_bytes
 from pipeline.errors import JobError, RowError
 from pipeline.io.images import resize
 from pipeline.io.pillow import from_pillow, to_pillow
@@ -298,13 +298,12 @@ class Editor:
 
 def published(synthesis: Synthesis, original: Pixels | None, settings: EditSettings) -> Pixels:
     """The output's pixels: composited into the original, or the bare edit at the working size."""
+    edited, reconstruction, mask = map(torch.from_numpy, (synthesis.edited, synthesis.reconstruction, synthesis.mask))
     if settings.composite == "none":
-        return _to_bytes(torch.from_numpy(synthesis.edited))
+        return to_bytes(edited).numpy()
     if original is None:
         raise JobError("composite: expected the inversion's original image; got none (composite='none' needs none)")
-    planes = [torch.from_numpy(x).permute(2, 0, 1) for x in (synthesis.edited, synthesis.reconstruction)]
-    result = composite(_as_tensor([original])[0], planes[0], planes[1], torch.from_numpy(synthesis.mask)[None])
-    return _to_bytes(result.permute(1, 2, 0))
+    return composite_pixels(torch.from_numpy(original), edited, reconstruction, mask).numpy()
 
 
 def _method(settings: InversionSettings) -> Method:
@@ -337,10 +336,6 @@ def _fitted_mask(masks: Sequence[Pixels | None] | None, index: int, size: tuple[
 
 def _as_tensor(images: Sequence[Pixels]) -> Tensor:
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255
-
-
-def _to_bytes(pixels: Tensor) -> Pixels:
-    return (pixels * 255).round().clamp(0, 255).to(torch.uint8).numpy()
 
 
 def _psnr(a: Tensor, b: Tensor) -> Tensor:

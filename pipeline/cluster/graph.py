@@ -41,8 +41,7 @@ def outcomes(plan: Plan, fetch: Fetch, publish: Publish, resources: Resources) -
     asked = asked_table(plan.images, of_artifacts=plan.command == "edit")
     fetched, made, outcome = (schema_of(row, asked.schema) for row in (Fetched, Made, Outcome))
     dataset = (
-        ray.data.from_arrow(asked)
-        .repartition(target_num_rows_per_block=config.batch_size)
+        ray.data.from_arrow(_blocks(asked, config.batch_size))
         .map_batches(_task(fetch, fetched), batch_size=None, batch_format="pyarrow", num_cpus=_WAITING_CPUS)
         .map_batches(
             _EngineActor,
@@ -64,6 +63,15 @@ def outcomes(plan: Plan, fetch: Fetch, publish: Publish, resources: Resources) -
             # Ray appends lines of its own advice to ours.
             raise JobError(str(error.cause).splitlines()[0]) from error
         raise
+
+
+def _blocks(asked: pa.Table, rows: int) -> list[pa.Table]:
+    """The plan cut into engine batches.
+
+    A task's results reach the next stage, and so are committed, when its block is done. Ray's own
+    repartitioning would be fused with fetching, which puts the pieces together again.
+    """
+    return [asked.slice(start, rows) for start in range(0, len(asked), rows)]
 
 
 def _configure() -> None:

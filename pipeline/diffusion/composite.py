@@ -43,6 +43,28 @@ def composite(original: Tensor, edited: Tensor, reconstruction: Tensor, mask: Te
     return torch.where(acting > 0, original + acting * (changed - original), original).clamp(0, 1)
 
 
+def composite_pixels(original: Tensor, edited: Tensor, reconstruction: Tensor, mask: Tensor) -> Tensor:
+    """As `composite`, over pictures as they are stored.
+
+    Args:
+        original: uint8 (H, W, 3).
+        edited: float32 (h, w, 3) in [0, 1].
+        reconstruction: as `edited`.
+        mask: float32 (h, w) in [0, 1].
+
+    Returns:
+        uint8 (H, W, 3).
+    """
+    planes = original.permute(2, 0, 1).float() / 255
+    result = composite(planes, edited.permute(2, 0, 1), reconstruction.permute(2, 0, 1), mask[None])
+    return to_bytes(result.permute(1, 2, 0))
+
+
+def to_bytes(pixels: Tensor) -> Tensor:
+    """Values in [0, 1] → uint8, to the nearest level."""
+    return (pixels * 255).round().clamp(0, 255).to(torch.uint8)
+
+
 def _ramp(x: Tensor, low: float, high: float) -> Tensor:
     return ((x - low) / (high - low)).clamp(0, 1)
 

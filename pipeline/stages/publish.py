@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.config import EditSettings
-from pipeline.diffusion.composite import composite
+from pipeline.diffusion.composite import composite_pixels, to_bytes
 from pipeline.errors import RowError
 from pipeline.io.artifacts import unpack, write_rows
 from pipeline.io.images import Photo, decode, encode_png, resize
@@ -114,9 +114,10 @@ class Publish:
         inversion = json.loads(row["inversion"])
         edit = order.edit
         if photo is None or self._settings.composite == "none":
-            pixels, alpha, background_psnr = _to_bytes(edited), None, None
+            pixels, alpha, background_psnr = to_bytes(edited).numpy(), None, None
         else:
-            pixels, alpha = composited(photo.pixels, edited, reconstruction, mask), photo.alpha
+            composited = composite_pixels(torch.from_numpy(photo.pixels), edited, reconstruction, mask)
+            pixels, alpha = composited.numpy(), photo.alpha
             background_psnr = _background_psnr(photo.pixels, pixels, mask.numpy())
         provenance = {
             "model": row["model"],
@@ -189,17 +190,6 @@ class Publish:
             "created_at": now,
             "carried": row.get("carried"),
         }
-
-
-def composited(original: _Pixels, edited: torch.Tensor, reconstruction: torch.Tensor, mask: torch.Tensor) -> _Pixels:
-    """Put an edit at the working size, (h, w, 3) and mask (h, w) in [0, 1], into the original (H, W, 3)."""
-    planes = torch.from_numpy(original).permute(2, 0, 1).float() / 255
-    result = composite(planes, edited.permute(2, 0, 1), reconstruction.permute(2, 0, 1), mask[None])
-    return _to_bytes(result.permute(1, 2, 0))
-
-
-def _to_bytes(pixels: torch.Tensor) -> _Pixels:
-    return (pixels * 255).round().clamp(0, 255).to(torch.uint8).numpy()
 
 
 def _background_psnr(original: _Pixels, published: _Pixels, mask: _Values) -> float | None:

@@ -55,6 +55,14 @@ def test_a_job_runs_and_running_it_again_does_nothing(run: Run, output: Path, tm
     assert digests(output) == before
 
 
+def test_each_batch_is_committed_when_it_is_done(run: Run, output: Path, tmp_path: Path) -> None:
+    """A job's results do not wait for its end: every batch has its own files."""
+    images, prompts = write_inputs(tmp_path / "in", {f"{i}.png": photograph(i) for i in range(6)})
+    run("run", images=images, prompts=prompts, output=str(output), batch_size=2)
+    for kind in ("inversions", "edits"):
+        assert len(list((output / kind).glob("*.parquet"))) == 3
+
+
 def test_results_do_not_depend_on_the_batch(run: Run, tmp_path: Path) -> None:
     """Batches of one and of four publish the same pictures, to rounding."""
     images, prompts = write_inputs(tmp_path / "in", {f"{i}.png": photograph(i) for i in range(4)})
