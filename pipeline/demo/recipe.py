@@ -130,7 +130,7 @@ def _describe(folder: Path, recipe: Recipe, data: TrainingSet, device: torch.dev
         "denoiser": _parameters(unet),
         "text encoder": _parameters(text_encoder),
     }
-    save_grid(folder / SAMPLES, sample_grid(models), columns=8, scale=max(1, _SHEET_SIDE // size))
+    save_grid(folder / SAMPLES, sample_grid(models), columns=5, scale=max(1, _SHEET_SIDE // size))
     write_card(folder / "README.md", rows, figures, [caption(scene) for scene in unseen_scenes()])
 
 

@@ -73,7 +73,7 @@ def train_denoiser(
         recent = run.losses[-settings.report_every :]
         print(f"denoiser step {run.step}: loss {sum(recent) / len(recent):.4f}", flush=True)
         save_curve(folder / "denoiser-loss.png", run.losses, "denoiser: min-SNR weighted noise error")
-        save_grid(folder / "denoiser-samples.png", sample_grid(models), columns=8, scale=3)
+        save_grid(folder / "denoiser-samples.png", sample_grid(models), columns=5, scale=3)
 
     train(run, settings, loss_of, report)
     run.averaged.swap()
@@ -91,7 +91,7 @@ def tokenize(tokenizer: Any, prompts: list[str]) -> Tensor:
 @torch.no_grad()
 def sample_grid(models: tuple[Any, Any, Any, Any], guidance_scale: float = 3.0, steps: int = 25) -> Tensor:
     """Sample the captions whose object, colour and place were never trained on together."""
-    prompts = [caption(scene) for scene in unseen_scenes()[:24]]
+    prompts = [caption(scene) for scene in unseen_scenes()]
     pipeline = assemble(*models)
     images = pipeline(
         prompts,
