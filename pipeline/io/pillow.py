@@ -16,7 +16,7 @@ def from_pillow(image: Any) -> NDArray[np.uint8]:
         ValueError: an array of another shape or type.
     """
     if isinstance(image, Image.Image):
-        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+        return np.array(ImageOps.exif_transpose(image).convert("RGB"))
     array = np.asarray(image)
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
         raise ValueError(f"image: expected a Pillow image or uint8 (h, w, 3); got {array.dtype} {array.shape}")

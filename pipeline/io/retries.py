@@ -16,8 +16,8 @@ from s3fs.core import S3_RETRYABLE_ERRORS
 _T = TypeVar("_T")
 _LOG: Final = logging.getLogger(__name__)
 
-# Together about a minute and a half: an outage of 45 seconds has been seen to pass.
-_ATTEMPTS: Final = 8
+# The pauses add up to between 45 and 92 seconds: an outage of 45 seconds has been seen to pass.
+_ATTEMPTS: Final = 9
 _FIRST_PAUSE: Final = 0.5
 _LONGEST_PAUSE: Final = 30.0
 

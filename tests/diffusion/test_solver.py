@@ -60,7 +60,7 @@ def test_denoising_is_ddim(n_steps: int, spacing: str, set_alpha_to_one: bool, p
         z = expected
 
 
-@pytest.mark.parametrize(("n_steps", "prediction"), itertools.product((10, 50), ("epsilon", "v_prediction")))
+@pytest.mark.parametrize(("n_steps", "prediction"), [*itertools.product((10, 50), ("epsilon", "v_prediction"))])
 def test_inversion_is_ddim_inversion(n_steps: int, prediction: str) -> None:
     """Every step up equals diffusers' inverse step under the checkpoint's own first alpha."""
     settings = {**SD, "steps_offset": 1, "set_alpha_to_one": False, "prediction_type": prediction}
@@ -77,7 +77,7 @@ def test_inversion_is_ddim_inversion(n_steps: int, prediction: str) -> None:
         z = expected
 
 
-@pytest.mark.parametrize(("n_steps", "shift"), itertools.product((4, 28, 50), (1.0, 3.0)))
+@pytest.mark.parametrize(("n_steps", "shift"), [*itertools.product((4, 28, 50), (1.0, 3.0))])
 def test_flow_steps_are_eulers(n_steps: int, shift: float) -> None:
     """With alpha = 1 − t and sigma = t the same step is the rectified flow's Euler step."""
     scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
