@@ -1,9 +1,11 @@
 """Prompt tuning inversion (Dong et al., ICCV 2023, arXiv 2305.04441).
 
-Inverts without a prompt, then learns the *conditional* embedding that makes guided sampling retrace the
-inverted trajectory: one per step (algorithm 1), or one for all steps. The learned embedding is a visual
-prompt: it says what the words left out. Stores the trajectory and the embeddings. The method of choice
-for edits that keep everything else.
+Inverts under the source prompt without guidance, or without a prompt where none is given, then learns the
+*conditional* embedding that makes guided sampling retrace the inverted trajectory: one per step
+(algorithm 1), or one for all steps. The paper always inverts without a prompt; guidance then pulls the
+learned embedding to the empty prompt, and edits start from there (infra/decisions/0005). The learned
+embedding is a visual prompt: it says what the words left out. Stores the trajectory and the embeddings.
+The method of choice for edits that keep everything else.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ def _invert(
     unconditional: Tensor,
     settings: InversionSettings,
 ) -> Inverted:
-    trajectory = invert(predictor(network, schedule, unconditional), z_0, schedule, settings.refine_iterations)
+    trajectory = invert(predictor(network, schedule, source), z_0, schedule, settings.refine_iterations)
     budget = FitSettings(settings.guidance_scale, settings.max_iterations, settings.learning_rate, settings.tolerance)
     fit = fit_per_step if settings.embeddings == "per-step" else fit_shared
     found = fit(predictor_at(network, schedule), trajectory, source, unconditional, schedule, budget)
