@@ -16,7 +16,7 @@ class InversionSettings(_Settings):
 
     method: str = Field("prompt-tuning", description="a name in METHODS: ddim, prompt-tuning")
     num_inference_steps: int = Field(50, ge=1, le=1000, description="steps from the image to noise, and back")
-    guidance_scale: float = Field(3.0, ge=0, le=30, description="guidance at which embeddings are fitted")
+    guidance_scale: float = Field(1.5, ge=0, le=30, description="guidance at which embeddings are fitted")
     refine_iterations: int = Field(0, ge=0, le=50, description="fixed-point iterations per inversion step")
     embeddings: Literal["per-step", "shared"] = Field("per-step", description="one embedding per step, or one for all")
     max_iterations: int = Field(5, ge=0, le=1000, description="gradient steps per embedding, at most")

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Iterator
 
 import pytest
 
 from tests.s3_server import BUCKET, environment, s3_server
+
+# Ray's workers are nice by default and starve beside whatever else a small machine does; the commands' time
+# limits should not depend on that. Set here, before Ray is imported, for this process and those it starts.
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 
 @pytest.fixture(scope="session")

@@ -20,14 +20,15 @@ LEAVES: Final = {"errors", "records", "keys", "config"}
 ARROWS: Final[dict[str, set[str]]] = {
     "jobs": {"cluster", "planning", "io", "editor", "models", "quality", "report", "demo"},
     "cluster": {"stages", "planning", "io", "models"},
-    "stages": {"planning", "editor", "io", "diffusion"},
+    "stages": {"planning", "editor", "batch", "io", "diffusion"},
     "planning": {"io", "models"},
-    "editor": {"methods", "models", "diffusion", "io"},
+    "editor": {"batch", "models", "diffusion", "io"},
+    "batch": {"methods", "models", "diffusion"},
     "methods": {"diffusion"},
     "models": {"diffusion", "io"},
     "diffusion": set(),
     "io": set(),
-    "quality": {"editor", "methods", "models", "diffusion", "io", "demo"},
+    "quality": {"editor", "batch", "methods", "models", "diffusion", "io", "demo"},
     "report": {"io"},
     "demo": {"models", "io"},
     "pipeline": {"editor"},  # the package's own __init__, which names the Python API

@@ -9,10 +9,11 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
+from pipeline.batch import Inversion
 from pipeline.config import EditSettings, InversionSettings
 from pipeline.demo.render import render
 from pipeline.demo.scene import Scene, caption
-from pipeline.editor import Editor, Inversion
+from pipeline.editor import Editor
 from pipeline.models.loading import BUNDLED_MODEL
 from pipeline.quality.metrics import psnr
 

@@ -9,9 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
+from pipeline.batch import EditRequest, Synthesis
 from pipeline.config import EditSettings, InversionSettings
 from pipeline.diffusion.composite import composite
-from pipeline.editor import Editor, EditRequest, Synthesis
+from pipeline.editor import Editor
 from pipeline.errors import JobError
 from pipeline.methods import METHODS
 from tests.small_model import save_small_model

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -19,6 +20,12 @@ from pipeline.diffusion.solver import step_down
 
 # (latents (n, c, h, w), steps (n,) in 1..N, embeddings (n, tokens, width)) → the network's output.
 PredictAt = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+# How much of the last step's embedding the next one starts from; the rest is the prompt's own. Adam moves
+# every coordinate by about its rate however small the gradient, and a full warm start adds that up over
+# all steps until the embedding no longer takes an edit (infra/decisions/0006).
+_WARMTH: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,16 +63,18 @@ def fit_per_step(
 ) -> Fit:
     """Fit one conditional embedding per step (prompt tuning inversion, Dong et al., 2023, alg. 1).
 
-    From the noise down, each step's embedding starts from the last step's and is moved until the guided
-    step lands on the stored trajectory (N + 1, n, c, h, w). The next step starts from where the fitted
-    one really landed, so errors do not add up.
+    From the noise down, each step's embedding starts half-way between `start` and the last step's, and is
+    moved until the guided step lands on the stored trajectory (N + 1, n, c, h, w). The next step starts
+    from where the fitted one really landed, so errors do not add up.
     """
     n_steps, n = schedule.num_inference_steps, trajectory.shape[1]
     embeddings, iterations = [], torch.zeros(n, dtype=torch.long)
-    z, warm = trajectory[n_steps], start.float()
+    start = start.float()
+    z, fitted = trajectory[n_steps], start
     for step in range(n_steps, 0, -1):
-        z, warm, taken = _fit_step(predict, z, trajectory[step - 1], warm, unconditional, schedule, step, settings)
-        embeddings.append(warm)
+        warm = start.lerp(fitted, _WARMTH)
+        z, fitted, taken = _fit_step(predict, z, trajectory[step - 1], warm, unconditional, schedule, step, settings)
+        embeddings.append(fitted)
         iterations += taken
     return Fit(torch.stack(embeddings[::-1]), iterations, z)
 

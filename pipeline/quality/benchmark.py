@@ -8,16 +8,17 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from statistics import median
+from statistics import mean, median
 from typing import Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.batch import EditRequest, Inversion
 from pipeline.config import EditSettings, InversionSettings
 from pipeline.demo.render import changed_mask, render
 from pipeline.demo.scene import VOCABULARY, Scene, caption, random_scene
-from pipeline.editor import Editor, EditRequest, Inversion, published
+from pipeline.editor import Editor, published
 from pipeline.errors import RowError
 from pipeline.quality.metrics import psnr
 
@@ -142,7 +143,11 @@ def _score(case: Case, output: NDArray[np.uint8]) -> Score:
 
 
 def summarise(scores: Sequence[Score]) -> dict[str, dict[str, float]]:
-    """Medians and success share by kind of edit, and over all of them."""
+    """Success share, medians and means by kind of edit, and over all of them.
+
+    Systems are scored on the same edits, so the difference of their means is the mean of the differences;
+    medians are not moved by a few perfect or hopeless edits. Each says what the other hides.
+    """
     table = {}
     for kind in (*KINDS, "all"):
         chosen = [s for s in scores if kind in (s.kind, "all")]
@@ -150,16 +155,19 @@ def summarise(scores: Sequence[Score]) -> dict[str, dict[str, float]]:
             continue
         table[kind] = {
             "success": sum(s.success for s in chosen) / len(chosen),
-            "inside_psnr": _median([s.inside_psnr for s in chosen]),
-            "outside_psnr": _median([s.outside_psnr for s in chosen]),
-            "gain": _median([s.gain for s in chosen]),
+            "inside_psnr": _over(median, [s.inside_psnr for s in chosen]),
+            "outside_psnr": _over(median, [s.outside_psnr for s in chosen]),
+            "inside_mean": _over(mean, [s.inside_psnr for s in chosen]),
+            "outside_mean": _over(mean, [s.outside_psnr for s in chosen]),
+            "gain": _over(median, [s.gain for s in chosen]),
         }
     return table
 
 
-def _median(values: Sequence[float]) -> float:
+def _over(statistic: Callable[[list[float]], float], values: Sequence[float]) -> float:
+    """A statistic of the values that are there: an edit that changes everything has no outside."""
     finite = [v for v in values if np.isfinite(v)]
-    return median(finite) if finite else float("nan")
+    return statistic(finite) if finite else float("nan")
 
 
 def _chunks(items: Sequence[_T], size: int) -> Iterator[Sequence[_T]]:

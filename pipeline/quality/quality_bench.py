@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+from pipeline.batch import Inversion
 from pipeline.config import EditSettings, InversionSettings
-from pipeline.editor import Editor, Inversion
+from pipeline.editor import Editor
 from pipeline.quality.benchmark import (
     KINDS,
     System,
@@ -31,7 +32,7 @@ class QualityReport:
         scenes: how many held-out scenes.
         model: the model's fingerprint.
         reconstruction: name → median PSNR over scenes, in dB; "VAE round trip" is the ceiling.
-        systems: name → kind → success, inside_psnr, outside_psnr, gain.
+        systems: name → kind → success, gain and the medians and means of PSNR inside and outside.
     """
 
     scenes: int
@@ -86,11 +87,15 @@ def as_markdown(report: QualityReport) -> str:
     """The report as Markdown tables, ready for the README."""
     lines = ["| reconstruction | median PSNR, dB |", "|---|---|"]
     lines += [f"| {name} | {value:.2f} |" for name, value in report.reconstruction.items()]
-    lines += ["", "| system | edit | success | inside, dB | outside, dB |", "|---|---|---|---|---|"]
+    lines += [
+        "",
+        "| system | edit | success | inside, dB | its mean | outside, dB | its mean |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for name, kinds in report.systems.items():
         for kind in (*KINDS, "all"):
             row = kinds[kind]
-            lines.append(
-                f"| {name} | {kind} | {row['success']:.0%} | {row['inside_psnr']:.2f} | {row['outside_psnr']:.2f} |"
-            )
+            columns = ("inside_psnr", "inside_mean", "outside_psnr", "outside_mean")
+            figures = " | ".join(f"{row[column]:.2f}" for column in columns)
+            lines.append(f"| {name} | {kind} | {row['success']:.0%} | {figures} |")
     return "\n".join(lines)

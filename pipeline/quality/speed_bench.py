@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pipeline.batch import EditRequest
 from pipeline.config import EditSettings, InversionSettings
-from pipeline.editor import Editor, EditRequest, published
+from pipeline.editor import Editor, published
 from pipeline.errors import RowError
 from pipeline.quality.benchmark import Case, held_out_cases
 

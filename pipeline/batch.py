@@ -1,0 +1,191 @@
+"""One batch through the model: images to inversions, inversions and requests to edits, at the working size."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.config import EditSettings, InversionSettings
+from pipeline.diffusion.schedule import NoiseSchedule
+from pipeline.errors import JobError, RowError
+from pipeline.methods import METHODS
+from pipeline.methods.base import Method
+from pipeline.methods.editing import Conditions, automatic_mask, edit_latents
+from pipeline.models.stable_diffusion import StableDiffusion
+
+Pixels = NDArray[np.uint8]
+Values = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Inversion:
+    """One image, inverted: everything that edits need.
+
+    Attributes:
+        tensors: what the method stores, on the CPU; "trajectory" is (N + 1, c, h, w), index 0 clean.
+        size: (width, height) the model worked at.
+        vae_psnr: the autoencoder's round trip against the resized image, in dB: the ceiling.
+        recon_psnr: the method's own reconstruction against the same, in dB.
+        iterations: gradient steps taken.
+        seconds: this image's share of its batch's time.
+        original: the image at its own size; None when restored from an artifact without it.
+    """
+
+    tensors: dict[str, Tensor]
+    source_prompt: str
+    settings: InversionSettings
+    size: tuple[int, int]
+    vae_psnr: float
+    recon_psnr: float
+    iterations: int
+    seconds: float
+    original: Pixels | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EditRequest:
+    """One edit of the inversion at index `inversion`; `mask` is at the working size, 255 may change."""
+
+    inversion: int
+    prompt: str
+    strength: float = 1.0
+    negative_prompt: str = ""
+    guidance_scale: float | None = None
+    mask: Pixels | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Synthesis:
+    """One edit at the working size: pictures (h, w, 3) and mask (h, w), float32 in [0, 1]."""
+
+    edited: Values
+    reconstruction: Values
+    mask: Values
+
+
+def invert_batch(
+    model: StableDiffusion, pixels: Tensor, prompts: list[str], size: tuple[int, int], settings: InversionSettings
+) -> list[Inversion | RowError]:
+    """Invert images (n, 3, h, w) in [0, 1] of one working size together; a row that is not finite fails alone.
+
+    Raises:
+        JobError: unknown method, or more steps than the model has.
+    """
+    began = time.perf_counter()
+    z_0 = model.encode_images(pixels)
+    found = _method(settings).invert(
+        model,
+        model.schedule(settings.num_inference_steps),
+        z_0,
+        model.encode_prompts(prompts),
+        model.encode_prompts([""]),
+        settings,
+    )
+    ceiling = _psnr(model.decode_latents(z_0).cpu(), pixels)
+    reached = _psnr(model.decode_latents(found.z_0).cpu(), pixels)
+    seconds = (time.perf_counter() - began) / len(prompts)
+    stored = {name: tensor.half().cpu() for name, tensor in found.tensors.items()}
+    results: list[Inversion | RowError] = []
+    for i, prompt in enumerate(prompts):
+        tensors = {name: tensor[i].contiguous() for name, tensor in stored.items()}
+        bad = [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]
+        if bad:
+            results.append(RowError("non_finite", f"inversion: expected finite tensors; {', '.join(bad)} is not"))
+            continue
+        iterations = int(found.iterations[i])
+        results.append(
+            Inversion(tensors, prompt, settings, size, float(ceiling[i]), float(reached[i]), iterations, seconds)
+        )
+    return results
+
+
+def edit_batch(
+    model: StableDiffusion, inversions: list[Inversion], requests: list[EditRequest], settings: EditSettings
+) -> list[Synthesis | RowError]:
+    """Make one edit of each inversion; all of one size and settings, and either all or none of strength 0."""
+    tensors = {
+        name: torch.stack([inversion.tensors[name] for inversion in inversions]).to(model.device)
+        for name in inversions[0].tensors
+    }
+    reconstruction = model.decode_latents(tensors["trajectory"][:, 0].float()).cpu()
+    if requests[0].strength == 0:
+        nothing = torch.zeros_like(reconstruction[:, :1])
+        return [_synthesis(r, r, m) for r, m in zip(reconstruction, nothing, strict=True)]
+    inversion_settings = inversions[0].settings
+    schedule, method = model.schedule(inversion_settings.num_inference_steps), _method(inversion_settings)
+    conditions = _conditions(model, inversions, requests)
+    mask = _mask(model, schedule, method, tensors, conditions, requests, settings)
+    z_0 = edit_latents(
+        model,
+        schedule,
+        method,
+        tensors,
+        replace(conditions, mask=mask),
+        along_source=settings.interpolation == "source-to-target",
+    )
+    edited = model.decode_latents(z_0).cpu()
+    over_pixels = torch.ones_like(edited[:, :1]) if mask is None else _upsampled(mask.cpu(), edited.shape[-2:])
+    return [
+        _synthesis(e, r, m)
+        if bool(z.isfinite().all())
+        else RowError("non_finite", f"edit {request.prompt!r}: expected finite latents; got NaN or infinity")
+        for e, r, m, z, request in zip(edited, reconstruction, over_pixels, z_0, requests, strict=True)
+    ]
+
+
+def _conditions(model: StableDiffusion, inversions: list[Inversion], requests: list[EditRequest]) -> Conditions:
+    device = model.device
+    scales = [
+        inversion.settings.guidance_scale if request.guidance_scale is None else request.guidance_scale
+        for inversion, request in zip(inversions, requests, strict=True)
+    ]
+    return Conditions(
+        source=model.encode_prompts([inversion.source_prompt for inversion in inversions]),
+        has_source=torch.tensor([bool(inversion.source_prompt) for inversion in inversions], device=device),
+        target=model.encode_prompts([request.prompt for request in requests]),
+        unconditional=model.encode_prompts([request.negative_prompt for request in requests]),
+        strength=torch.tensor([request.strength for request in requests], device=device),
+        guidance_scale=torch.tensor(scales, device=device),
+    )
+
+
+def _mask(
+    model: StableDiffusion,
+    schedule: NoiseSchedule,
+    method: Method,
+    tensors: dict[str, Tensor],
+    conditions: Conditions,
+    requests: list[EditRequest],
+    settings: EditSettings,
+) -> Tensor | None:
+    if settings.mask == "none":
+        return None
+    mask = automatic_mask(model, schedule, method, tensors, conditions)
+    for i, request in enumerate(requests):
+        if request.mask is not None:
+            given = torch.from_numpy(request.mask.astype(np.float32) / 255)[None, None]
+            mask[i] = torch.nn.functional.adaptive_avg_pool2d(given, (mask.shape[-2], mask.shape[-1]))[0].to(mask)
+    return mask
+
+
+def _method(settings: InversionSettings) -> Method:
+    if settings.method not in METHODS:
+        raise JobError(f"method: expected one of {', '.join(METHODS)}; got {settings.method!r}")
+    return METHODS[settings.method]
+
+
+def _psnr(a: Tensor, b: Tensor) -> Tensor:
+    return -10 * (a - b).square().mean(dim=(1, 2, 3)).clamp(min=1e-10).log10()
+
+
+def _upsampled(mask: Tensor, size: torch.Size) -> Tensor:
+    return torch.nn.functional.interpolate(mask, size=size, mode="bilinear", align_corners=False)
+
+
+def _synthesis(edited: Tensor, reconstruction: Tensor, mask: Tensor) -> Synthesis:
+    return Synthesis(edited.permute(1, 2, 0).numpy(), reconstruction.permute(1, 2, 0).numpy(), mask[0].numpy())
