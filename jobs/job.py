@@ -6,9 +6,10 @@ from rich.console import Console
 
 from jobs.exits import DONE, SOME_FAILED
 from jobs.progress import progress
-from jobs.report import closing_lines, refusal_lines
+from jobs.report import closing_lines, empty_lines, refusal_lines
 from pipeline.config import JobConfig
 from pipeline.errors import JobError
+from pipeline.io.storage import StorageError, check_writable
 from pipeline.planning import Command, Counts, Plan, read_plan
 
 
@@ -25,7 +26,7 @@ def started(command: Command, config: JobConfig) -> Plan:
         JobError: the job cannot start; or rows are refused, and `skip_invalid` does not say to go on without.
     """
     plan = read_plan(command, config)
-    for line in refusal_lines(plan.refusals):
+    for line in (*refusal_lines(plan.refusals), *empty_lines(plan)):
         Console(stderr=True).print(line, markup=False, highlight=False, soft_wrap=True)
     if plan.refusals and not config.skip_invalid:
         raise JobError(f"{len(plan.refusals)} manifest rows refused; --skip-invalid runs the job without them")
@@ -33,7 +34,15 @@ def started(command: Command, config: JobConfig) -> Plan:
 
 
 def finish(plan: Plan) -> Counts:
-    """Execute a plan under a progress display, and report."""
+    """Execute a plan under a progress display, and report.
+
+    Raises:
+        JobError: the output cannot be written, which is found out before anything is made.
+    """
+    try:
+        check_writable(plan.output)
+    except StorageError as error:
+        raise JobError(f"output: cannot be written ({error})") from error
     from pipeline.cluster.execution import execute  # ray takes seconds to import
 
     with progress(plan) as on_progress:

@@ -119,7 +119,7 @@ def _parameter(name: str, annotation: Any) -> inspect.Parameter:
 
 def _option(flag: str) -> Any:
     field = _field(JobConfig, _FIELDS[flag].split("."))
-    default = "" if field.default is None else f" [default: {field.default}]"
+    default = "" if field.default is None else f" (default: {field.default})"
     return Annotated[_kind(field.annotation) | None, typer.Option(f"--{flag}", help=f"{field.description}{default}")]
 
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from jobs.report import duration
-from pipeline.planning import Counts, Plan
+from pipeline.planning import Counts, Plan, work_of
 
 _SECONDS_BETWEEN_LINES: Final = 10.0
 
@@ -87,15 +87,18 @@ def _lines(plan: Plan) -> Iterator[OnProgress]:
 def _line(plan: Plan, counts: Counts, seconds: float) -> str:
     return (
         f"[{seconds:.0f} s] images {counts.images}/{len(plan.images)}, edits {counts.edits}/{plan.edits}, "
-        f"failures {counts.failures}, {_rate(counts.edited, seconds)}, {_left(plan, counts, seconds)}"
+        f"failures {counts.failures}, inverted {_rate(counts.inverted, seconds)}, "
+        f"edited {_rate(counts.edited, seconds)}, {_left(plan, counts, seconds)}"
     )
 
 
 def _left(plan: Plan, counts: Counts, seconds: float) -> str:
-    """How long the rest takes at the speed so far."""
-    total = len(plan.images) + plan.edits
-    done = counts.images + counts.edits
-    return f"{duration(seconds * (total - done) / done)} left" if done else "starting"
+    """How long the rest takes, at most, at the speed of what was made now; what was there already took no time."""
+    inversion, edit = work_of(plan.config.inversion)
+    made = counts.inverted * inversion + counts.edited * edit
+    images = 0 if plan.command == "edit" else len(plan.images) - counts.images
+    rest = images * inversion + (plan.edits - counts.edits) * edit
+    return f"{duration(seconds * rest / made)} left" if made else "starting"
 
 
 def _rate(count: int, seconds: float) -> str:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
+from pipeline.io.outcomes import Summary
 from pipeline.planning import Counts, Plan, work_of
 from pipeline.records import Refusal
-
-if TYPE_CHECKING:
-    from pipeline.io.outcomes import Summary
 
 _SHOWN_REFUSALS: Final = 20
 
@@ -19,6 +17,14 @@ def refusal_lines(refusals: Sequence[Refusal]) -> Iterator[str]:
     yield from (f"refused: {refusal}" for refusal in refusals[:_SHOWN_REFUSALS])
     if len(refusals) > _SHOWN_REFUSALS:
         yield f"refused: … and {len(refusals) - _SHOWN_REFUSALS} more"
+
+
+def empty_lines(plan: Plan) -> Iterator[str]:
+    """One line per manifest that leaves nothing to do."""
+    if not len(plan.images):
+        yield f"empty: 0 image rows in {plan.config.images}"
+    if plan.command != "invert" and not plan.prompts:
+        yield f"empty: 0 prompt rows in {plan.config.prompts}"
 
 
 def closing_lines(plan: Plan, counts: Counts) -> Iterator[str]:
@@ -31,12 +37,20 @@ def closing_lines(plan: Plan, counts: Counts) -> Iterator[str]:
     yield f"output: {plan.output}"
 
 
-def plan_lines(plan: Plan, there: Summary) -> Iterator[str]:
-    """What is asked for, what the output holds of anything, and what it would cost at most."""
+def plan_lines(plan: Plan, there: Summary, images: int, edits: int) -> Iterator[str]:
+    """What is asked for, what the output holds of anything, and what the rest would cost at most.
+
+    Args:
+        plan: what is asked for.
+        there: what the output holds.
+        images: how many are not inverted.
+        edits: how many are not made.
+    """
     inversion, edit = work_of(plan.config.inversion)
-    work = len(plan.images) * inversion + plan.edits * edit
+    work = images * inversion + edits * edit
     yield f"asked: {len(plan.images)} images, {plan.edits} edits of them; {len(plan.refusals)} manifest rows refused"
     yield f"output: {plan.output} holds {there.inversions} inversions and {there.edits} edits; none is made twice"
+    yield f"to do: {images} to invert, {edits} to edit (unless bytes or settings changed)"
     yield f"cost: at most {work:,} network evaluations ({inversion:,} per inversion, {edit:,} per edit)"
     before = there.inversions * inversion + there.edits * edit
     if before and there.seconds:

@@ -12,6 +12,7 @@ from jobs.exits import DONE, exits
 from jobs.report import status_lines
 from pipeline.errors import JobError
 from pipeline.io.layout import run_record_uri
+from pipeline.io.outcomes import summary
 from pipeline.io.storage import StorageError, read_bytes
 
 
@@ -21,8 +22,6 @@ def status(output: Annotated[str, typer.Argument(help="a job's output: a directo
 
 
 def _status(output: str) -> int:
-    from pipeline.io.outcomes import summary  # needs torch, which takes seconds to import
-
     there = summary(output)
     record = _record(output)
     if record is None and not (there.inversions or there.edits or there.failures):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pipeline.config import EditSettings, InversionSettings
 from pipeline.diffusion.schedule import NoiseSchedule
-from pipeline.errors import JobError, RowError
+from pipeline.errors import RowError
 from pipeline.methods import METHODS
 from pipeline.methods.base import Method
 from pipeline.methods.editing import Conditions, automatic_mask, edit_latents
@@ -27,13 +27,15 @@ class Inversion:
     """One image, inverted: everything that edits need.
 
     Attributes:
-        tensors: what the method stores, on the CPU; "trajectory" is (N + 1, c, h, w), index 0 clean.
+        tensors: on the CPU: what the method stores ("trajectory" is (N + 1, c, h, w), index 0 clean), and
+            "reconstruction", the latents (c, h, w) where the method lands without any edit.
         size: (width, height) the model worked at.
         vae_psnr: the autoencoder's round trip against the resized image, in dB: the ceiling.
         recon_psnr: the method's own reconstruction against the same, in dB.
         iterations: gradient steps taken.
         seconds: this image's share of its batch's time.
         original: the image at its own size; None when restored from an artifact without it.
+        alpha: its transparency (h, w), which edits keep.
     """
 
     tensors: dict[str, Tensor]
@@ -45,6 +47,7 @@ class Inversion:
     iterations: int
     seconds: float
     original: Pixels | None = None
+    alpha: Pixels | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +77,11 @@ def invert_batch(
     """Invert images (n, 3, h, w) in [0, 1] of one working size together; a row that is not finite fails alone.
 
     Raises:
-        JobError: unknown method, or more steps than the model has.
+        JobError: more steps than the model has.
     """
     began = time.perf_counter()
     z_0 = model.encode_images(pixels)
-    found = _method(settings).invert(
+    found = METHODS[settings.method].invert(
         model,
         model.schedule(settings.num_inference_steps),
         z_0,
@@ -89,7 +92,8 @@ def invert_batch(
     ceiling = _psnr(model.decode_latents(z_0).cpu(), pixels)
     reached = _psnr(model.decode_latents(found.z_0).cpu(), pixels)
     seconds = (time.perf_counter() - began) / len(prompts)
-    stored = {name: tensor.half().cpu() for name, tensor in found.tensors.items()}
+    tensors_found = found.tensors | {"reconstruction": found.z_0}
+    stored = {name: tensor.half().cpu() for name, tensor in tensors_found.items()}
     results: list[Inversion | RowError] = []
     for i, prompt in enumerate(prompts):
         tensors = {name: tensor[i].contiguous() for name, tensor in stored.items()}
@@ -112,12 +116,12 @@ def edit_batch(
         name: torch.stack([inversion.tensors[name] for inversion in inversions]).to(model.device)
         for name in inversions[0].tensors
     }
-    reconstruction = model.decode_latents(tensors["trajectory"][:, 0].float()).cpu()
+    reconstruction = model.decode_latents(tensors["reconstruction"].float()).cpu()
     if requests[0].strength == 0:
         nothing = torch.zeros_like(reconstruction[:, :1])
         return [_synthesis(r, r, m) for r, m in zip(reconstruction, nothing, strict=True)]
     inversion_settings = inversions[0].settings
-    schedule, method = model.schedule(inversion_settings.num_inference_steps), _method(inversion_settings)
+    schedule, method = model.schedule(inversion_settings.num_inference_steps), METHODS[inversion_settings.method]
     conditions = _conditions(model, inversions, requests)
     mask = _mask(model, schedule, method, tensors, conditions, requests, settings)
     z_0 = edit_latents(
@@ -171,12 +175,6 @@ def _mask(
             given = torch.from_numpy(request.mask.astype(np.float32) / 255)[None, None]
             mask[i] = torch.nn.functional.adaptive_avg_pool2d(given, (mask.shape[-2], mask.shape[-1]))[0].to(mask)
     return mask
-
-
-def _method(settings: InversionSettings) -> Method:
-    if settings.method not in METHODS:
-        raise JobError(f"method: expected one of {', '.join(METHODS)}; got {settings.method!r}")
-    return METHODS[settings.method]
 
 
 def _psnr(a: Tensor, b: Tensor) -> Tensor:

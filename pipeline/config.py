@@ -14,7 +14,9 @@ class _Settings(BaseModel):
 class InversionSettings(_Settings):
     """How an image is inverted. Part of the inversion key."""
 
-    method: str = Field("prompt-tuning", description="a name in METHODS: ddim, prompt-tuning")
+    method: Literal["ddim", "prompt-tuning"] = Field(
+        "prompt-tuning", description="how latents and embeddings are found"
+    )
     num_inference_steps: int = Field(50, ge=1, le=1000, description="steps from the image to noise, and back")
     guidance_scale: float = Field(1.5, ge=0, le=30, description="guidance at which embeddings are fitted")
     refine_iterations: int = Field(0, ge=0, le=50, description="fixed-point iterations per inversion step")
@@ -32,7 +34,10 @@ class EditSettings(_Settings):
         description="learned + s·(target − learned), or learned + s·(target − source) where a source prompt is known",
     )
     mask: Literal["auto", "none"] = Field("auto", description="auto: the given mask, else one from the predictions")
-    composite: Literal["full", "none"] = Field("full", description="full: original pixels outside the mask")
+    composite: Literal["full", "none"] = Field(
+        "full",
+        description="full: into the original, at its size; none: the bare edit, at the working size, without alpha",
+    )
 
 
 class JobConfig(_Settings):
@@ -45,7 +50,9 @@ class JobConfig(_Settings):
     model: str | None = Field(None, description="diffusers folder, s3:// folder or hub id; none: the bundled model")
     inversion: InversionSettings = InversionSettings()
     edit: EditSettings = EditSettings()
-    max_side: int = Field(0, ge=0, description="longest side the model works at, in pixels; 0: the model's own")
+    max_side: int = Field(
+        0, ge=0, description="side of the square, in pixels, whose area the model works at; 0: the model's own"
+    )
     max_pixels: int = Field(100_000_000, ge=1, description="images that declare more pixels are refused")
     skip_invalid: bool = Field(False, description="run without the refused manifest rows, recording them as failures")
     batch_size: int = Field(16, ge=1, le=4096, description="images that an actor takes through the network together")

@@ -18,6 +18,7 @@ from pipeline.errors import JobError, RowError
 from pipeline.io.images import resize
 from pipeline.io.pillow import from_pillow, to_pillow
 from pipeline.models.stable_diffusion import StableDiffusion
+from pipeline.records import MAX_STRENGTH, MIN_STRENGTH
 
 _T = TypeVar("_T")
 
@@ -75,10 +76,12 @@ class Editor:
 
         Raises:
             RowError: an image's latents are not finite.
-            JobError: unknown method, or more steps than the model has.
+            JobError: more steps than the model has.
+            ValueError: an unknown method, a setting out of its range, or not as many source prompts as images.
         """
         given = {"method": method, "num_inference_steps": num_inference_steps}
-        chosen = (settings or InversionSettings()).model_copy(update={k: v for k, v in given.items() if v is not None})
+        named = {name: value for name, value in given.items() if value is not None}
+        chosen = InversionSettings.model_validate((settings or InversionSettings()).model_dump() | named)
         return [_or_raise(result) for result in self.invert_rows(images, source_prompts, chosen)]
 
     def edit(
@@ -96,17 +99,23 @@ class Editor:
 
         Raises:
             RowError: an edit's latents are not finite.
+            ValueError: a strength outside [-1, 3].
         """
         strengths = [strength] if isinstance(strength, (int, float)) else list(strength)
+        for s in strengths:
+            if not MIN_STRENGTH <= s <= MAX_STRENGTH:
+                raise ValueError(f"strength: expected {MIN_STRENGTH} to {MAX_STRENGTH}; got {s}")
         settings = settings or EditSettings()
         requests = [
             EditRequest(i, prompt, s, negative_prompt, guidance_scale, _fitted_mask(masks, i, inversion.size))
             for i, inversion in enumerate(inversions)
             for s in strengths
         ]
+        results = self.edit_rows(inversions, requests, settings)
+        edited = [inversions[request.inversion] for request in requests]
         pictures = [
-            to_pillow(published(_or_raise(result), inversions[request.inversion].original, settings))
-            for request, result in zip(requests, self.edit_rows(inversions, requests, settings), strict=True)
+            to_pillow(published(_or_raise(result), inversion.original, settings), inversion.alpha)
+            for inversion, result in zip(edited, results, strict=True)
         ]
         per_image = len(strengths)
         return [pictures[i * per_image : (i + 1) * per_image] for i in range(len(inversions))]
@@ -115,12 +124,14 @@ class Editor:
         self, images: Sequence[Any], source_prompts: Sequence[str] | str | None, settings: InversionSettings
     ) -> list[Inversion | RowError]:
         """As `invert`, with a row's failure in its place: one bad row costs the others nothing."""
-        originals = [from_pillow(image) for image in images]
+        originals, alphas = zip(*map(from_pillow, images), strict=True) if images else ((), ())
         prompts = (
             [source_prompts or ""] * len(images)
             if not isinstance(source_prompts, Sequence) or isinstance(source_prompts, str)
             else list(source_prompts)
         )
+        if len(prompts) != len(images):
+            raise ValueError(f"source_prompts: expected one, or {len(images)}; got {len(prompts)}")
         sizes = [self.working_size(o.shape[1], o.shape[0]) for o in originals]
 
         def run(rows: list[int]) -> list[Inversion | RowError]:
@@ -128,7 +139,7 @@ class Editor:
             pixels = _as_tensor([resize(originals[i], size) for i in rows])
             found = invert_batch(self._model, pixels, [prompts[i] for i in rows], size, settings)
             return [
-                replace(f, original=originals[i]) if isinstance(f, Inversion) else f
+                replace(f, original=originals[i], alpha=alphas[i]) if isinstance(f, Inversion) else f
                 for i, f in zip(rows, found, strict=True)
             ]
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 # Part of every inversion key. Raised when the stored tensors' meaning changes, so that an old artifact
 # is never taken for a new one.
-ARTIFACT_VERSION: Final = 1
+ARTIFACT_VERSION: Final = 2
 # Part of every edit key. Raised when the same request comes to mean other pixels.
 EDIT_VERSION: Final = 1
 
@@ -40,8 +40,9 @@ def inversion_key(
     model_fingerprint: str,
     settings: Mapping[str, Any],
     max_side: int,
+    dtype: str | None,
 ) -> str:
-    """Identity of an inversion: the image's bytes, the source prompt, the model and all settings.
+    """Identity of an inversion: the image's bytes, the source prompt, the model, its precision and all settings.
 
     Two image ids with the same bytes share one inversion. `max_side` bounds the working size.
     """
@@ -54,8 +55,14 @@ def inversion_key(
             "model": model_fingerprint,
             "settings": dict(settings),
             "max_side": max_side,
+            "dtype": dtype,
         }
     )
+
+
+def artifact_row_key(inversion_key: str, image_id: str) -> str:
+    """Identity of a row of the artifact table: two image ids with the same bytes have a row each."""
+    return content_key({"kind": "artifact row", "inversion_key": inversion_key, "image_id": image_id})
 
 
 def edit_key(

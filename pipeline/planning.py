@@ -10,14 +10,18 @@ from typing import Any, Final, Literal
 
 from pipeline.config import InversionSettings, JobConfig
 from pipeline.errors import JobError, RowError
+from pipeline.io import storage
 from pipeline.io.manifest import (
     ImageManifest,
     PromptManifest,
+    applies,
     check_plan,
     edits_for,
     read_images,
     read_prompts,
 )
+from pipeline.io.reuse import inverted_images
+from pipeline.io.slots import committed_slots
 from pipeline.io.uris import canonical
 from pipeline.models.loading import model_fingerprint
 from pipeline.records import Edit, ImageRow, PromptRow, Refusal
@@ -42,12 +46,24 @@ class Asking:
         """The edits of one image, and those that cannot be asked because their prompt cannot be filled in."""
         edits: list[Edit] = []
         refused: list[tuple[Edit, RowError]] = []
-        for prompt in [*self._by_image.get(None, ()), *self._by_image.get(image.image_id, ())]:
+        for prompt in self._about(image.image_id):
             try:
                 edits += edits_for(image, [prompt])
             except RowError as error:
                 refused += [(Edit(prompt.edit_id, prompt.prompt, strength), error) for strength in prompt.strengths]
         return edits, refused
+
+    def count(self, columns: Mapping[str, Any]) -> int:
+        """How many edits the image with these columns gets, those that cannot be filled in among them."""
+        return len(self.slots(columns))
+
+    def slots(self, columns: Mapping[str, Any]) -> list[tuple[str, float]]:
+        """`edit_id` and strength of each of these edits."""
+        prompts = [prompt for prompt in self._about(columns["image_id"]) if applies(prompt, columns)]
+        return [(prompt.edit_id, strength) for prompt in prompts for strength in prompt.strengths]
+
+    def _about(self, image_id: str) -> list[PromptRow]:
+        return [*self._by_image.get(None, ()), *self._by_image.get(image_id, ())]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,12 +134,14 @@ def read_plan(command: Command, config: JobConfig) -> Plan:
     """Read and check everything that a job needs.
 
     Raises:
-        JobError: an option is missing, or a manifest, the artifacts or the model cannot be read.
+        JobError: an option is missing, the output is a file, or a manifest, the artifacts or the model cannot be read.
     """
     for name in _NEEDED[command]:
         if getattr(config, name) is None:
             raise JobError(f"{command}: --{name} is missing")
     config = config.model_copy(update={"output": canonical(str(config.output))})
+    if storage.exists(str(config.output)) and not storage.is_folder(str(config.output)):
+        raise JobError(f"output {config.output}: expected a folder; got a file")
     fingerprint = model_fingerprint(config.model)
     images = _images(command, config, fingerprint)
     prompts = (
@@ -147,22 +165,36 @@ def read_plan(command: Command, config: JobConfig) -> Plan:
 
 def _images(command: Command, config: JobConfig, fingerprint: str) -> ImageManifest:
     if command == "edit":
-        from pipeline.io.reuse import inverted_images  # tensors' tables need torch, manifests do not
-
         return ImageManifest(inverted_images(str(config.inversions), fingerprint), ())
-    return read_images(str(config.images))
+    return read_images(str(config.images), config.output)
 
 
 def _count(images: Any, prompts: Sequence[PromptRow]) -> int:
     """How many edits are asked for, those that a row's empty columns will refuse among them."""
     everywhere = [row for row in prompts if row.image_id is None and row.where is None]
-    elsewhere = Asking(row for row in prompts if row.image_id is not None or row.where is not None)
-    rows = images.to_pylist() if len(everywhere) < len(prompts) else []
+    elsewhere = [row for row in prompts if row.image_id is not None or row.where is not None]
     count = len(images) * sum(len(row.strengths) for row in everywhere)
-    for row in rows:
-        edits, refused = elsewhere.of(ImageRow.model_construct(**row))
-        count += len(edits) + len(refused)
+    if elsewhere:
+        count += sum(map(Asking(elsewhere).count, _deciding(images, elsewhere)))
     return count
+
+
+def _deciding(images: Any, prompts: Iterable[PromptRow]) -> list[dict[str, Any]]:
+    """The columns of each image that decide which prompts apply to it."""
+    columns = {"image_id", *(name for row in prompts for name in row.where or {})}
+    rows: list[dict[str, Any]] = images.select(list(columns)).to_pylist()
+    return rows
+
+
+def remainder(plan: Plan) -> tuple[int, int]:
+    """How many images to invert and edits to make an output lacks; that bytes or settings changed is not seen."""
+    inverted, edited = committed_slots(plan.output)
+    asking, images, edits = Asking(plan.prompts), len(plan.images), plan.edits
+    for columns in _deciding(plan.images, plan.prompts):
+        there = edited.get(columns["image_id"], set())
+        images -= bool(there) or columns["image_id"] in inverted
+        edits -= len(there.intersection(asking.slots(columns))) if there else 0
+    return images, edits
 
 
 def work_of(settings: InversionSettings) -> tuple[int, int]:

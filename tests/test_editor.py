@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -13,7 +14,6 @@ from pipeline.batch import EditRequest, Synthesis
 from pipeline.config import EditSettings, InversionSettings
 from pipeline.diffusion.composite import composite
 from pipeline.editor import Editor
-from pipeline.errors import JobError
 from pipeline.methods import METHODS
 from tests.small_model import save_small_model
 
@@ -107,10 +107,48 @@ def test_working_sizes_keep_area_and_aspect(editor: Editor) -> None:
         assert (w >= h) == (width >= height)
 
 
-def test_an_unknown_method_is_a_clear_error(editor: Editor) -> None:
-    """The message lists what there is."""
-    with pytest.raises(JobError, match=", ".join(METHODS)):
-        editor.invert([_photograph(1)], method="telepathy")
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"method": "telepathy"}, "|".join(METHODS)),
+        ({"num_inference_steps": 0}, "greater than or equal to 1"),
+        ({"source_prompts": [SOURCE, SOURCE]}, "expected one, or 1; got 2"),
+    ],
+)
+def test_a_wrong_argument_is_a_clear_error(editor: Editor, wrong: dict[str, Any], said: str) -> None:
+    """The message says what there is, or what was expected."""
+    with pytest.raises(ValueError, match=said):
+        editor.invert([_photograph(1)], **wrong)
+
+
+def test_the_settings_name_every_method() -> None:
+    """What a job may ask for is what there is."""
+    assert get_args(InversionSettings.model_fields["method"].annotation) == tuple(METHODS)
+
+
+def test_a_strength_outside_its_range_is_refused(editor: Editor) -> None:
+    """As a manifest's is."""
+    inversions = editor.invert([_photograph(1)], settings=SETTINGS["ddim"])
+    with pytest.raises(ValueError, match=r"expected -1.* to 3.*; got 9"):
+        editor.edit(inversions, prompt=TARGET, strength=9)
+
+
+def test_transparency_survives_an_edit(editor: Editor) -> None:
+    """An image with alpha comes back with that alpha."""
+    image = Image.fromarray(_photograph(1)).convert("RGBA")
+    image.putalpha(Image.linear_gradient("L").resize(image.size))
+    inversions = editor.invert([image], source_prompts=SOURCE, settings=SETTINGS["ddim"])
+    for output in editor.edit(inversions, prompt=TARGET, strength=[0, 1])[0]:
+        assert np.array_equal(np.array(output.getchannel("A")), np.array(image.getchannel("A")))
+
+
+def test_a_weak_edit_is_close_to_the_original_even_where_the_method_reconstructs_badly(editor: Editor) -> None:
+    """Strength begins at the original: the method's own error is no part of an edit."""
+    settings = SETTINGS["ddim"].model_copy(update={"guidance_scale": 5.0})
+    photograph = _photograph(1)
+    inversions = editor.invert([photograph], source_prompts=SOURCE, settings=settings)
+    [[output]] = editor.edit(inversions, prompt=TARGET, strength=0.001, settings=EditSettings(mask="none"))
+    assert np.abs(np.array(output).astype(int) - photograph).max() <= 2
 
 
 def test_pillow_images_are_taken_as_they_come(editor: Editor) -> None:

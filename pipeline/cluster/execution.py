@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import platform
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from pipeline.cluster.session import connect
 from pipeline.errors import CODES
 from pipeline.io.artifacts import write_rows
 from pipeline.io.layout import run_record_uri
-from pipeline.io.outcomes import committed_edits, committed_inversions, current_failures
+from pipeline.io.outcomes import committed_artifact_rows, committed_edits, committed_inversions, current_failures
 from pipeline.io.storage import write_bytes
 from pipeline.keys import sha256_hex
 from pipeline.planning import Asking, Counts, Plan
@@ -48,12 +49,20 @@ def execute(plan: Plan, on_progress: Callable[[Counts], None]) -> Counts:
 
 
 def _run(plan: Plan, history: History, counts: Counts, on_progress: Callable[[Counts], None]) -> Counts:
-    config = plan.config
-    committed = Committed(committed_inversions(plan.artifacts), committed_edits(plan.output), history)
+    resources = connect(plan.config)
+    # The precision enters the keys, so it is settled before any key is made.
+    config = plan.config.model_copy(update={"dtype": plan.config.dtype or resources.dtype})
+    plan = dataclasses.replace(plan, config=config)
+    committed = Committed(
+        committed_inversions(plan.artifacts),
+        committed_artifact_rows(plan.artifacts),
+        committed_edits(plan.output),
+        history,
+    )
     fetch = Fetch(config, Asking(plan.prompts), plan.fingerprint, committed)
     identity = Identity(plan.fingerprint, version("relatent"))
     publish = Publish(plan.output, config.edit, config.max_pixels, identity, history)
-    for outcome in outcomes(plan, fetch, publish, connect(config)):
+    for outcome in outcomes(plan, fetch, publish, resources):
         counts += outcome
         on_progress(counts)
     return counts

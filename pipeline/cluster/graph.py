@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
 import pyarrow as pa
 import ray
@@ -12,13 +12,13 @@ import ray.data
 import ray.exceptions
 
 from pipeline.cluster.session import Resources
-from pipeline.cluster.tables import asked_table, schema_of, to_table
+from pipeline.cluster.tables import PART, asked_table, part_schema, schema_of, to_table
 from pipeline.config import JobConfig
 from pipeline.errors import JobError, RelatentError
 from pipeline.planning import Counts, Plan
 from pipeline.stages.fetch import Fetch
 from pipeline.stages.publish import Publish
-from pipeline.stages.rows import Fetched, Made, Outcome, load_counts, passed_on
+from pipeline.stages.rows import Fetched, Made, dump, load_counts, passed_on
 
 if TYPE_CHECKING:
     from pipeline.stages.engine import Engine
@@ -31,7 +31,7 @@ _NO_PROGRESS_SECONDS: Final = 24 * 3600
 
 
 def outcomes(plan: Plan, fetch: Fetch, publish: Publish, resources: Resources) -> Iterator[Counts]:
-    """Run the job, yielding what came of each row as it is committed.
+    """Run the job, yielding what came of each part of its results as it is committed.
 
     Raises:
         JobError: the model cannot be loaded, or the output cannot be written.
@@ -39,10 +39,10 @@ def outcomes(plan: Plan, fetch: Fetch, publish: Publish, resources: Resources) -
     _configure()
     config = plan.config
     asked = asked_table(plan.images, of_artifacts=plan.command == "edit")
-    fetched, made, outcome = (schema_of(row, asked.schema) for row in (Fetched, Made, Outcome))
+    fetched, made = schema_of(Fetched, asked.schema), part_schema(schema_of(Made, asked.schema))
     dataset = (
         ray.data.from_arrow(_blocks(asked, config.batch_size))
-        .map_batches(_task(fetch, fetched), batch_size=None, batch_format="pyarrow", num_cpus=_WAITING_CPUS)
+        .map_batches(_fetching(fetch, fetched), batch_size=None, batch_format="pyarrow", num_cpus=_WAITING_CPUS)
         .map_batches(
             _EngineActor,
             fn_constructor_args=(config, resources.device, made),
@@ -52,10 +52,11 @@ def outcomes(plan: Plan, fetch: Fetch, publish: Publish, resources: Resources) -
             num_gpus=resources.num_gpus,
             num_cpus=resources.num_cpus,
         )
-        .map_batches(_task(publish, outcome), batch_size=None, batch_format="pyarrow", num_cpus=_WAITING_CPUS)
+        .map_batches(_publishing(publish), batch_size=None, batch_format="pyarrow", num_cpus=_WAITING_CPUS)
     )
     try:
-        for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
+        # Prefetching would hold back what was committed until something else is.
+        for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             for row in cast("pa.Table", batch).to_pylist():
                 yield load_counts(row["counts"])
     except ray.exceptions.RayTaskError as error:
@@ -66,10 +67,9 @@ def outcomes(plan: Plan, fetch: Fetch, publish: Publish, resources: Resources) -
 
 
 def _blocks(asked: pa.Table, rows: int) -> list[pa.Table]:
-    """The plan cut into engine batches.
+    """The plan cut into what is fetched together.
 
-    A task's results reach the next stage, and so are committed, when its block is done. Ray's own
-    repartitioning would be fused with fetching, which puts the pieces together again.
+    Ray's own repartitioning would be fused with fetching, which puts the pieces together again.
     """
     return [asked.slice(start, rows) for start in range(0, len(asked), rows)]
 
@@ -81,15 +81,28 @@ def _configure() -> None:
     # The same rows then share the engine's batches in every run, and so round in the same way.
     context.execution_options.preserve_order = True
     context.raise_original_map_exception = True
+    # Ray collects what a task yields into blocks of this many bytes, which reach the next stage when they are full. A
+    # block of one byte is full with one row: with a fetched image, or with a part of a batch's results.
+    context.target_max_block_size = 1
     context.execution_no_progress_timeout_s = _NO_PROGRESS_SECONDS
 
 
-def _task(stage: Callable[[Any], Sequence[Any]], schema: pa.Schema) -> Callable[[pa.Table], pa.Table]:
-    """A stage as a function of tables. It is stored once: its indexes may be large, and workers share them."""
-    stored = ray.put(stage)
+def _fetching(fetch: Fetch, schema: pa.Schema) -> Callable[[pa.Table], pa.Table]:
+    """Fetching as a function of tables. It is stored once: its indexes may be large, and workers share them."""
+    stored = ray.put(fetch)
 
     def run(table: pa.Table) -> pa.Table:
         return to_table(ray.get(stored)(table.to_pylist()), schema)
+
+    return run
+
+
+def _publishing(publish: Publish) -> Callable[[pa.Table], pa.Table]:
+    """Publishing as a function from tables of parts to tables of their counts; stored once."""
+    stored = ray.put(publish)
+
+    def run(table: pa.Table) -> pa.Table:
+        return pa.table({"counts": [dump(ray.get(stored)(part)) for part in table[PART].to_pylist()]})
 
     return run
 
@@ -112,6 +125,7 @@ class _EngineActor:
         rows = cast("list[Fetched]", table.to_pylist())
         work = [row for row in rows if row["status"] == "work"]
         idle = [passed_on(row) for row in rows if row["status"] != "work"]
-        yield to_table(idle, self._schema)
+        if idle:
+            yield to_table([{PART: idle}], self._schema)
         for part in self._engine(work) if work else ():
-            yield to_table(part, self._schema)
+            yield to_table([{PART: part}], self._schema)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import ray
 import ray.data  # sets up its logger, which is then turned down
@@ -29,6 +29,11 @@ class Resources:
     def device(self) -> str | None:
         """None: the model takes the GPU that Ray shows it."""
         return None if self.num_gpus else "cpu"
+
+    @property
+    def dtype(self) -> Literal["bfloat16", "float32"]:
+        """The network's precision where the job names none."""
+        return "bfloat16" if self.num_gpus else "float32"
 
 
 def connect(config: JobConfig) -> Resources:

@@ -8,7 +8,9 @@ from typing import Any, Final, get_args, get_type_hints
 
 import pyarrow as pa
 
-_TYPES: Final = {str: pa.string(), bytes: pa.large_binary(), int: pa.int64(), float: pa.float64()}
+_TYPES: Final = {str: pa.string(), bytes: pa.large_binary(), int: pa.int64(), bool: pa.bool_(), float: pa.float64()}
+# The column of a part's rows.
+PART: Final = "part"
 _OF_IMAGES: Final = ("image_id", "image_uri", "source_prompt", "mask_uri")
 _OF_ARTIFACTS: Final = ("image_sha256", "inversion_key")
 
@@ -45,6 +47,11 @@ def _type(hint: Any) -> pa.DataType:
         return _TYPES[hint]
     (kind,) = {arg if isinstance(arg, type) else type(arg) for arg in get_args(hint)} - {NoneType}
     return _TYPES[kind]
+
+
+def part_schema(rows: pa.Schema) -> pa.Schema:
+    """The schema of a table with one row for each part of a batch's results."""
+    return pa.schema([pa.field(PART, pa.list_(pa.struct(list(rows))))])
 
 
 def to_table(rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:

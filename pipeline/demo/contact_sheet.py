@@ -11,12 +11,12 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from pipeline.io.artifacts import unpack
 from pipeline.io.images import decode
 from pipeline.io.layout import picture_uri
 from pipeline.io.outcomes import committed_inversions, read_inversion
 from pipeline.io.reuse import inverted_images
 from pipeline.io.storage import StorageError, read_bytes
+from pipeline.io.tensors import unpack
 from pipeline.models.stable_diffusion import StableDiffusion
 from pipeline.records import PromptRow
 
@@ -52,7 +52,7 @@ def contact_sheet(output: str, prompts: Sequence[PromptRow], model: StableDiffus
 
 def reconstruction(tensors: bytes, model: StableDiffusion) -> _Pixels:
     """What the model makes of an artifact without any edit, at its working size."""
-    pixels = model.decode_latents(unpack(tensors)["trajectory"][:1].float())[0].cpu()
+    pixels = model.decode_latents(unpack(tensors)["reconstruction"][None].float())[0].cpu()
     return (pixels.permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
 
 

@@ -1,4 +1,4 @@
-"""Tables of results: their schemas, the tensors inside, and Parquet files named by the keys they hold."""
+"""Tables of results: their schemas, and Parquet files named by the keys they hold."""
 
 from __future__ import annotations
 
@@ -9,11 +9,9 @@ from typing import Any, Final, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import safetensors.torch
-from torch import Tensor
 
 from pipeline.io import storage
-from pipeline.keys import canonical_json, content_key, sha256_hex
+from pipeline.keys import artifact_row_key, content_key, sha256_hex
 
 Kind = Literal["inversions", "edits", "failures"]
 
@@ -89,6 +87,9 @@ FAILURE_SCHEMA: Final = pa.schema(
     ]
 )
 
+# A row of this code says that its image did not fail when it was looked at again, and so ends the failure before it.
+RECOVERED: Final = "recovered"
+
 SCHEMAS: Final[Mapping[Kind, pa.Schema]] = {
     "inversions": INVERSION_SCHEMA,
     "edits": EDIT_SCHEMA,
@@ -97,25 +98,6 @@ SCHEMAS: Final[Mapping[Kind, pa.Schema]] = {
 KEY_COLUMNS: Final[Mapping[Kind, str]] = {"inversions": "inversion_key", "edits": "edit_key"}
 # What a failure is, apart from when it was: a task that is run again overwrites its own file.
 _FAILURE_IDENTITY: Final = ("image_id", "edit_id", "strength", "code", "message", "attempts", "input_sha256")
-
-
-def pack(tensors: Mapping[str, Tensor]) -> bytes:
-    """Named tensors as one safetensors payload; equal tensors give equal bytes."""
-    # Rows of one batch share its memory, which the format refuses to store: hence the copies.
-    own = {name: tensors[name].detach().cpu().contiguous().clone() for name in sorted(tensors)}
-    return safetensors.torch.save(own)
-
-
-def unpack(data: bytes) -> dict[str, Tensor]:
-    """Read tensors back, with their dtypes and shapes, into memory of their own."""
-    return dict(safetensors.torch.load(data))
-
-
-def tensor_index(tensors: Mapping[str, Tensor]) -> str:
-    """JSON of name → dtype and shape: what a payload holds, for readers that do not open it."""
-    return canonical_json(
-        {name: {"dtype": str(t.dtype).removeprefix("torch."), "shape": list(t.shape)} for name, t in tensors.items()}
-    )
 
 
 def write_rows(output: str, kind: Kind, rows: Sequence[Mapping[str, Any]]) -> str | None:
@@ -147,11 +129,15 @@ def write_rows(output: str, kind: Kind, rows: Sequence[Mapping[str, Any]]) -> st
 
 
 def _name(kind: Kind, rows: Sequence[Mapping[str, Any]]) -> str:
+    return sha256_hex(json.dumps(sorted(_identity(kind, row) for row in rows)).encode())[:32]
+
+
+def _identity(kind: Kind, row: Mapping[str, Any]) -> str:
     if kind == "failures":
-        keys = [content_key({name: row.get(name) for name in _FAILURE_IDENTITY}) for row in rows]
-    else:
-        keys = [row[KEY_COLUMNS[kind]] for row in rows]
-    return sha256_hex(json.dumps(sorted(keys)).encode())[:32]
+        return content_key({name: row.get(name) for name in _FAILURE_IDENTITY})
+    if kind == "inversions":
+        return artifact_row_key(row["inversion_key"], row["image_id"])
+    return str(row["edit_key"])
 
 
 def _table(kind: Kind, rows: Sequence[Mapping[str, Any]]) -> pa.Table:

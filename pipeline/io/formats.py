@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -29,21 +29,21 @@ class Line:
     values: dict[str, Any]
 
 
-def read_lines(uri: str) -> tuple[list[Line], list[Refusal]]:
+def read_lines(uri: str, required: Sequence[str]) -> tuple[list[Line], list[Refusal]]:
     """All rows of a manifest file, and refusals for those that cannot be read as a row.
 
     Line numbers count from 1; a Parquet file's are row numbers.
 
     Raises:
-        JobError: the file is absent, or cannot be read as what its name says.
+        JobError: the file is absent, cannot be read as what its name says, or is a table without a required column.
     """
-    if uri.endswith(".parquet"):
-        rows = read_parquet(uri).to_pylist(maps_as_pydicts="lossy")
+    if has_suffix(uri, (".parquet",)):
+        rows = read_parquet(uri, required).to_pylist(maps_as_pydicts="lossy")
         return [Line(number, _parquet_row(row)) for number, row in enumerate(rows, 1)], []
     text = _text(uri)
-    if uri.endswith(".csv"):
-        parsed = _csv(uri, text)
-    elif uri.endswith(DOCUMENTS):
+    if has_suffix(uri, (".csv",)):
+        parsed = _csv(uri, text, required)
+    elif has_suffix(uri, DOCUMENTS):
         parsed = _yaml(uri, text)
     else:
         parsed = _jsonl(text)
@@ -57,11 +57,11 @@ def read_lines(uri: str) -> tuple[list[Line], list[Refusal]]:
     return lines, refusals
 
 
-def read_parquet(uri: str) -> pa.Table:
+def read_parquet(uri: str, required: Sequence[str]) -> pa.Table:
     """A Parquet file as a table.
 
     Raises:
-        JobError: it is absent or not Parquet, or has two columns of one name.
+        JobError: it is absent or not Parquet, lacks a required column, or has two columns of one name.
     """
     try:
         table = storage.read_part(uri, lambda file: pq.ParquetFile(file).read())
@@ -69,8 +69,13 @@ def read_parquet(uri: str) -> pa.Table:
         raise JobError(f"manifest {error}") from error
     except pa.ArrowException as error:
         raise JobError(f"manifest {uri}: not a Parquet file ({' '.join(str(error).split())[:200]})") from error
-    _check_columns(uri, table.column_names)
+    _check_header(uri, table.column_names, required)
     return table
+
+
+def has_suffix(uri: str, suffixes: tuple[str, ...]) -> bool:
+    """Whether a name ends in one of the suffixes, in capitals or not."""
+    return uri.lower().endswith(suffixes)
 
 
 def check_suffix(uri: str, suffixes: tuple[str, ...]) -> None:
@@ -79,11 +84,23 @@ def check_suffix(uri: str, suffixes: tuple[str, ...]) -> None:
     Raises:
         JobError: its name has none of the suffixes.
     """
-    if not uri.endswith(suffixes):
-        raise JobError(f"manifest {uri}: expected a {', '.join(suffixes)} file, and there is no such folder")
+    if not has_suffix(uri, suffixes):
+        got = "a folder" if storage.is_folder(uri) else "another file" if storage.exists(uri) else "nothing there"
+        raise JobError(f"manifest {uri}: expected a {', '.join(suffixes)} file; got {got}")
 
 
-def _check_columns(uri: str, names: list[str]) -> None:
+def check_required(uri: str, names: Sequence[str], required: Sequence[str]) -> None:
+    """Refuse a table without a column that every row must have.
+
+    Raises:
+        JobError: a column is missing.
+    """
+    if not set(required) <= set(names):
+        raise JobError(f"manifest {uri}: expected columns {', '.join(required)}; got {', '.join(names) or 'none'}")
+
+
+def _check_header(uri: str, names: list[str], required: Sequence[str]) -> None:
+    check_required(uri, names, required)
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise JobError(f"manifest {uri}: expected each column once; got {', '.join(map(repr, twice))} twice")
 
@@ -105,12 +122,12 @@ def _parquet_row(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _csv(uri: str, text: str) -> Iterator[tuple[int, dict[str, Any] | str]]:
+def _csv(uri: str, text: str, required: Sequence[str]) -> Iterator[tuple[int, dict[str, Any] | str]]:
     """Rows of CSV: all values are text, empty cells are null."""
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         header = [name.strip() for name in next(reader, [])]
-        _check_columns(uri, header)
+        _check_header(uri, header, required)
         start = reader.line_num + 1
         for cells in reader:
             if cells:

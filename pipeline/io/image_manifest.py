@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from pipeline.errors import JobError
 from pipeline.io import storage
-from pipeline.io.formats import TABLES, Line, check_suffix, read_lines, read_parquet
+from pipeline.io.formats import TABLES, Line, check_required, check_suffix, has_suffix, read_lines, read_parquet
 from pipeline.io.uris import UriRefusedError, canonical, check_allowed, is_pattern, parent, pattern_root, resolve
 from pipeline.io.validation import InvalidRowError, UniqueIds, check_id, printable_id, valid
 from pipeline.records import ImageRow, Refusal
@@ -19,6 +19,7 @@ from pipeline.records import ImageRow, Refusal
 _T = TypeVar("_T")
 
 _OURS: Final = tuple(ImageRow.model_fields)
+_REQUIRED: Final = tuple(name for name, field in ImageRow.model_fields.items() if field.is_required())
 _PICTURES: Final = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif")
 
 
@@ -45,11 +46,15 @@ class _Part:
     refusals: Sequence[Refusal] = ()
 
 
-def read_images(uri: str) -> ImageManifest:
+def read_images(uri: str, output: str | None = None) -> ImageManifest:
     """Read an image manifest: Parquet, CSV or JSONL; or a folder or pattern of such files or of pictures.
 
     If a folder or pattern has pictures, they are the rows, and `image_id` is the path below the folder
     without its suffix. Columns of CSV are text; a column of JSONL has the type that fits all its values.
+
+    Args:
+        uri: the manifest.
+        output: the job's own folder: what lies below it is a result, also where the manifest's folder holds it.
 
     Raises:
         JobError: nothing is there, or a file cannot be read as what its name says.
@@ -58,11 +63,13 @@ def read_images(uri: str) -> ImageManifest:
     if files is None:
         check_suffix(uri, TABLES)
         return _collected([_part(uri)])
-    if pictures := [file for file in files if file.lower().endswith(_PICTURES)]:
+    if output is not None:
+        files = [file for file in files if not file.startswith(canonical(output).rstrip("/") + "/")]
+    if pictures := [file for file in files if has_suffix(file, _PICTURES)]:
         return _collected([_picture_part(uri, pictures)])
-    if tables := [file for file in files if file.endswith(TABLES)]:
+    if tables := [file for file in files if has_suffix(file, TABLES)]:
         return _collected(_part(file) for file in tables)
-    raise JobError(f"manifest {uri}: expected pictures or {', '.join(TABLES)} files; got none")
+    raise JobError(f"manifest {uri}: expected pictures or {', '.join(TABLES)} files outside the output; got none")
 
 
 def _listing(uri: str) -> list[str] | None:
@@ -88,28 +95,22 @@ def _picture_part(uri: str, pictures: Sequence[str]) -> _Part:
 
 
 def _part(file: str) -> _Part:
-    if file.endswith(".parquet"):
+    if has_suffix(file, (".parquet",)):
         return _parquet_part(file)
-    lines, refusals = read_lines(file)
+    lines, refusals = read_lines(file, _REQUIRED)
     columns = list(dict.fromkeys(name for line in lines for name in line.values))
-    _check_required(file, columns, any_rows=bool(lines))
+    if lines:  # those of JSONL, which has no header
+        check_required(file, columns, _REQUIRED)
     carried = {name: _column([line.values.get(name) for line in lines]) for name in columns if name not in _OURS}
     return _Part(file, parent(file), lines, carried, refusals)
 
 
 def _parquet_part(file: str) -> _Part:
-    table = read_parquet(file)
-    _check_required(file, table.column_names, any_rows=True)
+    table = read_parquet(file, _REQUIRED)
     ours = pa.table({name: _strings(file, name, table.column(name)) for name in _OURS if name in table.column_names})
     lines = [Line(number, row) for number, row in enumerate(ours.to_pylist(), 1)]
     carried = {name: table.column(name) for name in table.column_names if name not in _OURS}
     return _Part(file, parent(file), lines, carried)
-
-
-def _check_required(file: str, columns: Sequence[str], *, any_rows: bool) -> None:
-    required = [name for name, field in ImageRow.model_fields.items() if field.is_required()]
-    if any_rows and not set(required) <= set(columns):
-        raise JobError(f"manifest {file}: expected columns {', '.join(required)}; got {', '.join(columns)}")
 
 
 def _strings(file: str, name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -133,7 +134,7 @@ def _collected(parts: Iterable[_Part]) -> ImageManifest:
 
 
 def _checked(part: _Part, unique: UniqueIds) -> tuple[pa.Table, list[Refusal]]:
-    rows: list[ImageRow] = []
+    rows: list[Mapping[str, str | None]] = []
     accepted: list[int] = []
     refusals = []
     for at, line in enumerate(part.lines):
@@ -142,17 +143,23 @@ def _checked(part: _Part, unique: UniqueIds) -> tuple[pa.Table, list[Refusal]]:
             accepted.append(at)
         except (InvalidRowError, UriRefusedError) as error:
             refusals.append(Refusal(part.file, line.number, str(error), printable_id(line.values, "image_id")))
-    ours = {name: pa.array([getattr(row, name) for row in rows], pa.string()) for name in _OURS}
+    ours = {name: pa.array([row[name] for row in rows], pa.string()) for name in _OURS}
     carried = {name: column.take(pa.array(accepted, pa.int64())) for name, column in part.carried.items()}
     return pa.table({**ours, **carried}), refusals
 
 
-def _row(line: Line, part: _Part, unique: UniqueIds) -> ImageRow:
+def _row(line: Line, part: _Part, unique: UniqueIds) -> Mapping[str, str | None]:
+    """Our columns of a valid row, URIs absolute. Plain values: to copy a model takes longer than to check it."""
     row = valid(ImageRow, {name: line.values.get(name) for name in _OURS})
     check_id("image_id", row.image_id, folders=True)
-    uris = {name: _absolute(getattr(row, name), part) for name in ("image_uri", "mask_uri")}
+    image_uri, mask_uri = (_absolute(uri, part) for uri in (row.image_uri, row.mask_uri))
     unique.claim(row.image_id, part.file, line.number)
-    return row.model_copy(update=uris)
+    return {
+        "image_id": row.image_id,
+        "image_uri": image_uri,
+        "source_prompt": row.source_prompt,
+        "mask_uri": mask_uri,
+    }
 
 
 def _absolute(uri: str | None, part: _Part) -> str | None:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.io.formats import DOCUMENTS, TABLES, Line, check_suffix, read_lines
 from pipeline.io.image_manifest import ImageManifest, read_images
-from pipeline.io.selection import columns_named, edits_for, template
+from pipeline.io.selection import applies, columns_named, edits_for, template
 from pipeline.io.validation import InvalidRowError, UniqueIds, check_id, printable_id, valid
 from pipeline.records import PromptRow, Refusal
 
-__all__ = ["ImageManifest", "PromptManifest", "check_plan", "edits_for", "read_images", "read_prompts"]
+__all__ = ["ImageManifest", "PromptManifest", "applies", "check_plan", "edits_for", "read_images", "read_prompts"]
+
+_REQUIRED: Final = tuple(name for name, field in PromptRow.model_fields.items() if field.is_required())
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ def read_prompts(uri: str) -> PromptManifest:
         JobError: nothing is there, or the file cannot be read as what its name says.
     """
     check_suffix(uri, (*TABLES, *DOCUMENTS))
-    lines, refused = read_lines(uri)
+    lines, refused = read_lines(uri, _REQUIRED)
     refusals = list(refused)
     rows: list[PromptRow] = []
     numbers: list[int] = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -17,9 +17,17 @@ from numpy.typing import NDArray
 
 from pipeline.errors import RowError
 from pipeline.io import storage
-from pipeline.io.artifacts import FAILURE_SCHEMA, KEY_COLUMNS, SCHEMAS, Kind
+from pipeline.io.artifacts import FAILURE_SCHEMA, KEY_COLUMNS, RECOVERED, SCHEMAS, Kind
+from pipeline.keys import artifact_row_key
 
 _READERS: Final = 16
+# What a row is of. Of several rows of one artifact or picture the newest says what is there: a picture of another
+# prompt has replaced the one before it.
+_IDENTITY: Final[Mapping[Kind, Sequence[str]]] = {
+    "inversions": ("inversion_key",),
+    "edits": ("image_id", "edit_id", "strength"),
+}
+_FILE: Final = "file"
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,18 +73,32 @@ def committed_inversions(output: str) -> KeyIndex:
     return _index(output, "inversions")
 
 
+def committed_artifact_rows(output: str) -> frozenset[str]:
+    """`artifact_row_key` of every row among the inversions: whose artifacts they are."""
+    table = _read_all(output, "inversions", {"inversion_key", "image_id"})
+    return frozenset(map(artifact_row_key, table["inversion_key"].to_pylist(), table["image_id"].to_pylist()))
+
+
 def committed_edits(output: str) -> KeyIndex:
-    """Index of all edits in an output folder."""
+    """Index of the edits whose pictures an output folder holds."""
     return _index(output, "edits")
 
 
 def _index(output: str, kind: Kind) -> KeyIndex:
-    tables = _read_all(output, kind, [KEY_COLUMNS[kind]])
-    columns = [np.array(table.column(0).to_pylist(), dtype="S64") for table in tables.values()]
-    keys = np.concatenate([np.empty(0, "S64"), *columns])
-    numbers = np.repeat(np.arange(len(columns), dtype=np.int32), [len(c) for c in columns])
-    unique, first = np.unique(keys, return_index=True)
-    return KeyIndex(keys=unique, file_numbers=numbers[first], files=tuple(tables))
+    table = _read_all(output, kind, {KEY_COLUMNS[kind], *_IDENTITY[kind], "created_at"})
+    current = table.select([KEY_COLUMNS[kind], _FILE]).take(newest(table, kind, _IDENTITY[kind]))
+    files = current[_FILE].combine_chunks()
+    keys, first = np.unique(np.array(current[KEY_COLUMNS[kind]].to_pylist(), dtype="S64"), return_index=True)
+    return KeyIndex(keys, files.indices.to_numpy()[first], tuple(files.dictionary.to_pylist()))
+
+
+def newest(table: pa.Table, kind: Kind, of: Sequence[str]) -> NDArray[np.uint64]:
+    """Numbers of the rows that are the newest for each value of some columns; the oldest of these rows first."""
+    keys = [("created_at", "ascending"), (KEY_COLUMNS[kind], "ascending")]
+    by_age = pc.sort_indices(table, sort_keys=keys).to_numpy()
+    ages = table.select(of).append_column("age", pa.array(np.argsort(by_age)))
+    latest: NDArray[np.uint64] = by_age[np.sort(ages.group_by(of).aggregate([("age", "max")])["age_max"].to_numpy())]
+    return latest
 
 
 def read_inversion(index: KeyIndex, key: str) -> dict[str, Any]:
@@ -116,13 +138,14 @@ def current_failures(output: str) -> list[dict[str, Any]]:
     A later output of the same image, edit and strength ends an edit's failure. Anything later of the same
     image ends the image's own. `attempts` is what the row says, or the number of its rows if that is more.
     """
-    rows = [row for table in _read_all(output, "failures", FAILURE_SCHEMA.names).values() for row in table.to_pylist()]
-    rows.sort(key=lambda row: row["created_at"])
-    latest = {_slot(row): row for row in rows}
-    seen = Counter(map(_slot, rows))
-    made_good = _latest_successes(output) if rows else {}
+    table = _read_all(output, "failures", FAILURE_SCHEMA.names).drop_columns(_FILE)
+    rows = table.sort_by("created_at").to_pylist()
+    failed = [row for row in rows if row["code"] != RECOVERED]
+    latest = {_slot(row): row for row in failed}
+    seen = Counter(map(_slot, failed))
+    made_good = _latest_successes(output, {row["image_id"] for row in failed})
     for row in rows:
-        if row["edit_id"] is not None:
+        if row["edit_id"] is not None or row["code"] == RECOVERED:
             _keep_latest(made_good, (row["image_id"], None, None), row["created_at"])
     return [
         {**row, "attempts": max(row["attempts"], seen[slot])}
@@ -138,16 +161,24 @@ def _slot(row: Mapping[str, Any]) -> _Slot:
     return row["image_id"], row["edit_id"], row["strength"]
 
 
-def _latest_successes(output: str) -> dict[_Slot, Any]:
+def _latest_successes(output: str, images: Collection[str]) -> dict[_Slot, Any]:
+    """When these images, and edits of them, last came out."""
     successes: dict[_Slot, Any] = {}
-    for table in _read_all(output, "inversions", ["image_id", "created_at"]).values():
-        for row in table.to_pylist():
-            _keep_latest(successes, (row["image_id"], None, None), row["created_at"])
-    for table in _read_all(output, "edits", ["image_id", "edit_id", "strength", "created_at"]).values():
-        for row in table.to_pylist():
-            _keep_latest(successes, _slot(row), row["created_at"])
-            _keep_latest(successes, (row["image_id"], None, None), row["created_at"])
+    for row in _rows_of(images, output, "inversions", ["image_id", "created_at"]):
+        _keep_latest(successes, (row["image_id"], None, None), row["created_at"])
+    for row in _rows_of(images, output, "edits", ["image_id", "edit_id", "strength", "created_at"]):
+        _keep_latest(successes, _slot(row), row["created_at"])
+        _keep_latest(successes, (row["image_id"], None, None), row["created_at"])
     return successes
+
+
+def _rows_of(images: Collection[str], output: str, kind: Kind, columns: Sequence[str]) -> list[dict[str, Any]]:
+    """Rows of a few among perhaps millions."""
+    if not images:
+        return []
+    table = _read_all(output, kind, columns)
+    rows: list[dict[str, Any]] = table.filter(pc.is_in(table["image_id"], pa.array(images, pa.string()))).to_pylist()
+    return rows
 
 
 def _keep_latest(times: dict[_Slot, Any], slot: _Slot, time: Any) -> None:
@@ -174,22 +205,24 @@ def summary(output: str) -> Summary:
 
 
 def _counted(output: str, kind: Kind) -> tuple[int, float]:
-    tables = list(_read_all(output, kind, [KEY_COLUMNS[kind], "seconds"]).values())
-    if not tables:
-        return 0, 0.0
-    once = pa.concat_tables(tables).group_by(KEY_COLUMNS[kind]).aggregate([("seconds", "max")])
-    return once.num_rows, float(pc.sum(once.column("seconds_max")).as_py() or 0.0)
+    """How many artifacts or pictures there are, and the seconds that they took."""
+    table = _read_all(output, kind, {KEY_COLUMNS[kind], *_IDENTITY[kind], "seconds", "created_at"})
+    seconds = table["seconds"].take(newest(table, kind, _IDENTITY[kind]))
+    return len(seconds), float(pc.sum(seconds).as_py() or 0.0)
 
 
-def _read_all(output: str, kind: Kind, columns: Sequence[str]) -> dict[str, pa.Table]:
-    """Some columns of every file of a table, by URI."""
+def _read_all(output: str, kind: Kind, columns: Collection[str]) -> pa.Table:
+    """Some columns of all rows of a table, and the URI of each row's file."""
+    schema = pa.schema([field for field in SCHEMAS[kind] if field.name in columns])
     files = storage.list_files(storage.join(output, kind), ".parquet")
     with ThreadPoolExecutor(_READERS) as pool:
-        return dict(zip(files, pool.map(partial(_read_columns, kind=kind, columns=columns), files), strict=True))
+        tables = list(pool.map(partial(_read_columns, kind=kind, schema=schema), files))
+    numbers = np.repeat(np.arange(len(files), dtype=np.int32), [len(table) for table in tables])
+    uris = pa.DictionaryArray.from_arrays(numbers, pa.array(files, pa.string()))
+    return pa.concat_tables([schema.empty_table(), *tables]).append_column(_FILE, uris)
 
 
-def _read_columns(uri: str, kind: Kind, columns: Sequence[str]) -> pa.Table:
-    schema = pa.schema([SCHEMAS[kind].field(name) for name in columns])
+def _read_columns(uri: str, kind: Kind, schema: pa.Schema) -> pa.Table:
     try:
         return storage.read_part(uri, lambda file: pq.ParquetFile(file).read(columns=schema.names)).cast(schema)
     except (pa.ArrowException, KeyError) as error:

@@ -9,20 +9,25 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 
-def from_pillow(image: Any) -> NDArray[np.uint8]:
-    """A Pillow image, or an array already, → uint8 (h, w, 3), upright, without alpha.
+def from_pillow(image: Any) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
+    """A Pillow image, or an array already, → uint8 (h, w, 3), upright, and its alpha (h, w) if it has any.
 
     Raises:
         ValueError: an array of another shape or type.
     """
     if isinstance(image, Image.Image):
-        return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+        upright = ImageOps.exif_transpose(image)
+        alpha = np.array(upright.convert("RGBA").getchannel("A")) if upright.has_transparency_data else None
+        return np.array(upright.convert("RGB")), alpha
     array = np.asarray(image)
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
         raise ValueError(f"image: expected a Pillow image or uint8 (h, w, 3); got {array.dtype} {array.shape}")
-    return array
+    return array, None
 
 
-def to_pillow(pixels: NDArray[np.uint8]) -> Image.Image:
-    """uint8 (h, w, 3) → a Pillow image."""
-    return Image.fromarray(pixels)
+def to_pillow(pixels: NDArray[np.uint8], alpha: NDArray[np.uint8] | None) -> Image.Image:
+    """uint8 (h, w, 3), and alpha of the same size if there is any → a Pillow image."""
+    image = Image.fromarray(pixels)
+    if alpha is not None and alpha.shape == pixels.shape[:2]:
+        image.putalpha(Image.fromarray(alpha))
+    return image

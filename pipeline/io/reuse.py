@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from pipeline.errors import JobError
 from pipeline.io import storage
 from pipeline.io.artifacts import INVERSION_SCHEMA
+from pipeline.io.outcomes import newest
 from pipeline.io.uris import join
 
 _READERS: Final = 16
@@ -38,7 +39,7 @@ def inverted_images(output: str, model_fingerprint: str) -> pa.Table:
     if not len(ours):
         found = ", ".join(sorted({f"{name} ({fp[:12]}…)" for name, fp in _models(table)}))
         raise JobError(f"inversions {output}: expected artifacts of model {model_fingerprint[:12]}…; got {found}")
-    return _columns(_newest(ours))
+    return _columns(ours.take(newest(ours, "inversions", ["image_id"])))
 
 
 def _models(table: pa.Table) -> Iterator[tuple[str, str]]:
@@ -48,13 +49,6 @@ def _models(table: pa.Table) -> Iterator[tuple[str, str]]:
 def _without_tensors(file: BinaryIO) -> pa.Table:
     with pq.ParquetFile(file) as parquet:
         return parquet.read(columns=[name for name in parquet.schema_arrow.names if name != "tensors"])
-
-
-def _newest(table: pa.Table) -> pa.Table:
-    """One row per image id, the last in time."""
-    ordered = table.sort_by([("created_at", "ascending"), ("inversion_key", "ascending")])
-    last = {image_id: row for row, image_id in enumerate(ordered["image_id"].to_pylist())}
-    return ordered.take(pa.array(sorted(last.values()), pa.int64()))
 
 
 def _columns(table: pa.Table) -> pa.Table:

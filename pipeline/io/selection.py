@@ -53,13 +53,14 @@ def edits_for(row: ImageRow, prompts: Sequence[PromptRow]) -> list[Edit]:
             seed=prompt.seed,
         )
         for prompt in prompts
-        if _applies(prompt, columns)
+        if applies(prompt, columns)
         for text in [_filled(prompt, columns)]
         for strength in prompt.strengths
     ]
 
 
-def _applies(prompt: PromptRow, columns: Mapping[str, Any]) -> bool:
+def applies(prompt: PromptRow, columns: Mapping[str, Any]) -> bool:
+    """Whether a prompt row asks for edits of the image with these columns."""
     if prompt.image_id is not None and prompt.image_id != columns["image_id"]:
         return False
     return all(_matches(columns.get(name), wanted) for name, wanted in (prompt.where or {}).items())

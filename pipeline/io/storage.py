@@ -6,6 +6,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -19,6 +20,7 @@ from pipeline.io.uris import canonical, check_allowed, join, parent, resolve, sc
 __all__ = [
     "StorageError",
     "check_allowed",
+    "check_writable",
     "copy_folder",
     "exists",
     "glob",
@@ -101,6 +103,19 @@ def _replace_file(path: Path, data: bytes) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_writable(folder: str) -> None:
+    """Write a file below a folder, which is made if it is not there, and delete it.
+
+    Raises:
+        StorageError: it could not be written.
+    """
+    probe = join(folder, ".writable")
+    write_bytes(probe, b"")
+    # Who may write need not be allowed to delete, and another job may have been quicker.
+    with suppress(StorageError):
+        _on(probe, lambda fs, path: fs.rm_file(path))
 
 
 def exists(uri: str) -> bool:

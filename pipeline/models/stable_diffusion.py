@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ from torch import Tensor
 from pipeline.diffusion.schedule import NoiseSchedule, ddim_schedule
 from pipeline.errors import JobError
 from pipeline.models.loading import model_fingerprint, resolve_model
+
+# Enough for a batch's prompts and every prompt row; at SD 1.5's size 240 MB. Source prompts may differ per image.
+_PROMPTS_KEPT = 1024
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -36,7 +40,7 @@ class StableDiffusion:
         # After construction: the pipeline's constructor corrects outdated scheduler settings.
         self._scheduler_config: Any = pipeline.scheduler.config
         self._alphas_cumprod: Tensor = pipeline.scheduler.alphas_cumprod
-        self._prompts: dict[str, Tensor] = {}
+        self._encoded = lru_cache(_PROMPTS_KEPT)(self._encode_prompt)
 
     @classmethod
     def from_pretrained(cls, model: str | None, device: str | None, dtype: str | None) -> StableDiffusion:
@@ -103,11 +107,8 @@ class StableDiffusion:
         return (pixels.float() / 2 + 0.5).clamp(0, 1)
 
     def encode_prompts(self, prompts: list[str]) -> Tensor:
-        """Prompts → embeddings (n, tokens, width), each distinct text encoded once."""
-        for prompt in dict.fromkeys(prompts):
-            if prompt not in self._prompts:
-                self._prompts[prompt] = self._encode_prompt(prompt)
-        return torch.stack([self._prompts[prompt] for prompt in prompts])
+        """Prompts → embeddings (n, tokens, width); texts used lately are not encoded again."""
+        return torch.stack([self._encoded(prompt) for prompt in prompts])
 
     @torch.no_grad()
     def _encode_prompt(self, prompt: str) -> Tensor:

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from pipeline.batch import EditRequest, Inversion, Synthesis
 from pipeline.config import InversionSettings, JobConfig
-from pipeline.editor import Editor, EditRequest, Inversion, Synthesis
+from pipeline.editor import Editor
 from pipeline.errors import RowError
-from pipeline.io.artifacts import pack, tensor_index, unpack
 from pipeline.io.images import decode, decode_mask, resize
+from pipeline.io.tensors import pack, tensor_index, unpack
 from pipeline.records import Failure
 from pipeline.stages.isolation import each
 from pipeline.stages.rows import FailedRow, Fetched, Made, Order, dump, image_columns, load_orders, passed_on
@@ -68,8 +69,11 @@ class Engine:
         return self._editor.invert_rows(pixels, prompts, self._config.inversion)
 
     def _heads(self, rows: Sequence[Fetched], inversions: _Inversions) -> Iterator[Made]:
-        """One part per image: its new inversion, that it was there already, or why there is none."""
-        committed = {row["inversion_key"] for row in rows if row["tensors"] is not None}
+        """One part per image: its new inversion, that it was there already, or why there is none.
+
+        Images of the same bytes share an inversion, and each has a row of its own.
+        """
+        there = {row["inversion_key"] for row in rows if row["tensors"] is not None}
         for row in rows:
             key = row["inversion_key"]
             inversion = inversions[key]
@@ -77,15 +81,14 @@ class Engine:
                 failure = Failure.of(inversion, row["image_id"])
                 edits = len(load_orders(row["orders"]))
                 yield passed_on(row, failures=[FailedRow(failure, row["image_uri"], key, edits)])
-            elif key in committed:
-                yield passed_on(row, reused=1)
-            else:
-                committed.add(key)
-                part = passed_on(row)
+                continue
+            part = passed_on(row, reused=int(key in there))
+            there.add(key)
+            if not row["named"]:
                 part["model"] = self._editor.model_name
                 part["inversion"] = _columns(inversion)
                 part["tensors"] = pack(inversion.tensors)
-                yield part
+            yield part
 
     def _edits(self, jobs: Sequence[_Job], inversions: _Inversions) -> Iterator[Made]:
         """Parts that hold some edits of one image each."""

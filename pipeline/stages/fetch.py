@@ -13,7 +13,7 @@ from pipeline.errors import RowError
 from pipeline.io.images import Photo, check_mask_shape, decode, decode_mask
 from pipeline.io.outcomes import KeyIndex, read_inversion
 from pipeline.io.storage import StorageError, read_bytes
-from pipeline.keys import content_key, edit_key, inversion_key, seed_of, sha256_hex
+from pipeline.keys import artifact_row_key, content_key, edit_key, inversion_key, seed_of, sha256_hex
 from pipeline.planning import Asking
 from pipeline.records import Edit, Failure, ImageRow
 from pipeline.stages.history import History
@@ -39,6 +39,7 @@ class Committed:
     """What the output holds already; inversions may come from an earlier output."""
 
     inversions: KeyIndex
+    artifact_rows: frozenset[str]
     edits: KeyIndex
     history: History
 
@@ -65,6 +66,8 @@ class _Visit:
         orders: Sequence[Order] = (),
         kept: int = 0,
         payloads: Payloads = NOTHING,
+        *,
+        named: bool = False,
     ) -> Fetched:
         return Fetched(
             **image_columns(self.row),
@@ -72,6 +75,7 @@ class _Visit:
             image_sha256=self.image_sha256,
             inversion_key=self.inversion_key,
             **payloads,
+            named=named,
             orders=dump(orders),
             reused=int(status == "done"),
             kept=kept,
@@ -97,7 +101,7 @@ class Fetch:
 
     def __call__(self, rows: Sequence[Asked]) -> list[Fetched]:
         with ThreadPoolExecutor(_THREADS) as pool:
-            return _with_done_rows_as_one(list(pool.map(self._fetch, rows)))
+            return self._with_done_rows_as_one(list(pool.map(self._fetch, rows)))
 
     def _fetch(self, row: Asked) -> Fetched:
         visit = _Visit(row, _image(row))
@@ -116,16 +120,17 @@ class Fetch:
         self._stop_if_standing(visit, visit.inversion_key)
         mask = self._mask(visit)
         orders = [self._order(visit, edit, mask) for edit in visit.asked]
-        missing = [order for order in orders if order.key not in self._committed.edits]
+        missing = [order for order in orders if not self._is_there(visit, order)]
         standing = {order.key: error for order in missing if (error := self._standing(visit, order))}
         todo = [order for order in missing if order.key not in standing]
         invert = visit.inversion_key not in self._committed.inversions
-        work = bool(todo) or invert
+        named = artifact_row_key(visit.inversion_key, visit.image.image_id) in self._committed.artifact_rows
+        work = bool(todo) or not named
         payloads = self._payloads(visit, original, mask, invert=invert) if work else NOTHING
         for order in missing:
             if order.key in standing:
                 visit.fail(standing[order.key], order.edit, order.key)
-        return visit.result("work" if work else "done", todo, len(orders) - len(missing), payloads)
+        return visit.result("work" if work else "done", todo, len(orders) - len(missing), payloads, named=named)
 
     def _identify(self, visit: _Visit) -> bytes | None:
         """Set the image's keys: those of its artifact, or those of its bytes, which are then returned."""
@@ -141,6 +146,7 @@ class Fetch:
             model_fingerprint=self._fingerprint,
             settings=self._config.inversion.model_dump(),
             max_side=self._config.max_side,
+            dtype=self._config.dtype,
         )
         return original
 
@@ -164,6 +170,12 @@ class Fetch:
             settings=self._config.edit.model_dump(),
         )
         return Order(edit, key, seed_of(key) if edit.seed is None else edit.seed)
+
+    def _is_there(self, visit: _Visit, order: Order) -> bool:
+        """Whether the edit is committed. If another one failed in its place since, its picture may be gone."""
+        edit = order.edit
+        failed_since = self._committed.history.failed(visit.image.image_id, edit.edit_id, edit.strength)
+        return order.key in self._committed.edits and not failed_since
 
     def _standing(self, visit: _Visit, order: Order) -> RowError | None:
         """Why this very edit failed for good before; it then fails again without being tried."""
@@ -208,15 +220,18 @@ class Fetch:
         if photo is not None:
             check_mask_shape(decoded, photo)
 
+    def _with_done_rows_as_one(self, rows: Sequence[Fetched]) -> list[Fetched]:
+        """Let one row stand for all that need nothing and have nothing to say: the engine's batches are for work."""
+        idle = [row for row in rows if self._is_idle(row)]
+        others = [row for row in rows if not self._is_idle(row)]
+        for row in idle[1:]:
+            idle[0]["reused"] += row["reused"]
+            idle[0]["kept"] += row["kept"]
+        return [*idle[:1], *others]
 
-def _with_done_rows_as_one(rows: Sequence[Fetched]) -> list[Fetched]:
-    """Let one row stand for all that need nothing and say nothing: the engine's batches are for work."""
-    idle = [row for row in rows if row["status"] == "done" and row["failures"] == dump([])]
-    others = [row for row in rows if row not in idle]
-    for row in idle[1:]:
-        idle[0]["reused"] += row["reused"]
-        idle[0]["kept"] += row["kept"]
-    return [*idle[:1], *others]
+    def _is_idle(self, row: Fetched) -> bool:
+        recovered = self._committed.history.failed(row["image_id"])
+        return row["status"] == "done" and row["failures"] == dump([]) and not recovered
 
 
 def _image(row: Asked) -> ImageRow:

@@ -27,6 +27,11 @@ class History:
         row = self._latest.get((image_id, edit_id, strength))
         return int(row["attempts"]) if row else 0
 
+    def failed(self, image_id: str, edit_id: str | None = None, strength: float | None = None) -> bool:
+        """Whether the image or edit failed when it was last tried; an image is not tried by a row that is refused."""
+        row = self._latest.get((image_id, edit_id, strength))
+        return row is not None and not (edit_id is None and row["code"] == "row_refused")
+
     def standing(
         self, tried: str | None, image_id: str, edit_id: str | None = None, strength: float | None = None
     ) -> RowError | None:

@@ -18,15 +18,16 @@ from numpy.typing import NDArray
 from pipeline.config import EditSettings
 from pipeline.diffusion.composite import composite_pixels, to_bytes
 from pipeline.errors import RowError
-from pipeline.io.artifacts import unpack, write_rows
+from pipeline.io.artifacts import RECOVERED, write_rows
 from pipeline.io.images import Photo, decode, encode_png, resize
 from pipeline.io.layout import picture_uri
 from pipeline.io.storage import StorageError, write_bytes
+from pipeline.io.tensors import unpack
 from pipeline.keys import sha256_hex
 from pipeline.planning import Counts
 from pipeline.records import Failure
 from pipeline.stages.history import History
-from pipeline.stages.rows import FailedRow, Made, Order, Outcome, dump, load_failures, load_orders
+from pipeline.stages.rows import FailedRow, Made, Order, load_failures, load_orders
 
 _THREADS: Final = 8
 _Pixels = NDArray[np.uint8]
@@ -69,19 +70,17 @@ class Publish:
         self._identity = identity
         self._history = history
 
-    def __call__(self, rows: Sequence[Made]) -> list[Outcome]:
+    def __call__(self, rows: Sequence[Made]) -> Counts:
         with ThreadPoolExecutor(_THREADS) as pool:
             parts = list(pool.map(self._publish, rows))
         now = datetime.now(UTC)
         inversions = [self._inversion(row, now) for row in rows if row["tensors"] is not None]
         write_rows(self._output, "inversions", inversions)
         write_rows(self._output, "edits", [edit | {"created_at": now} for part in parts for edit in part.edits])
-        write_rows(
-            self._output,
-            "failures",
-            [self._failure(f, row, now) for row, part in zip(rows, parts, strict=True) for f in self._new(part)],
-        )
-        return [Outcome(counts=dump(_counts(row, part))) for row, part in zip(rows, parts, strict=True)]
+        failures = [self._failure(f, row, now) for row, part in zip(rows, parts, strict=True) for f in self._new(part)]
+        recoveries = [self._recovery(row, now) for row in rows if self._has_recovered(row)]
+        write_rows(self._output, "failures", [*failures, *recoveries])
+        return sum(map(_counts, rows, parts), Counts())
 
     def _publish(self, row: Made) -> _Part:
         """Write one image's pictures; what cannot be written is a failure of that edit."""
@@ -191,6 +190,24 @@ class Publish:
             "carried": row.get("carried"),
         }
 
+    def _has_recovered(self, row: Made) -> bool:
+        """Whether the image failed before, and has its artifact: then no new artifact says that it failed no more."""
+        return row["reused"] > 0 and self._history.failed(row["image_id"])
+
+    def _recovery(self, row: Made, now: datetime) -> dict[str, Any]:
+        return {
+            "image_id": row["image_id"],
+            "stage": "fetch",
+            "code": RECOVERED,
+            "message": "no longer failing: its artifact is there",
+            "retryable": False,
+            "attempts": self._history.attempts(row["image_id"], None, None) + 1,
+            "image_uri": row["image_uri"],
+            "input_sha256": row["image_sha256"],
+            "created_at": now,
+            "carried": row.get("carried"),
+        }
+
 
 def _background_psnr(original: _Pixels, published: _Pixels, mask: _Values) -> float | None:
     """PSNR in dB outside the mask; 100 where nothing changed, None where the mask leaves no outside."""
@@ -209,7 +226,7 @@ def _as_row_error(error: Exception) -> Exception:
 def _counts(row: Made, part: _Part) -> Counts:
     image_failures = [f for f in part.failures if f.failure.edit_id is None]
     return Counts(
-        inverted=int(row["tensors"] is not None),
+        inverted=int(row["tensors"] is not None and not row["reused"]),
         reused=row["reused"],
         images_failed=len(image_failures),
         edited=len(part.edits),

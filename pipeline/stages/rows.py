@@ -47,6 +47,7 @@ class Fetched(ImageColumns, Payloads):
     status: Literal["work", "done", "failed"]
     image_sha256: str
     inversion_key: str
+    named: bool  # whether a row among the artifacts has this image's id
     orders: str  # JSON: [Order]
     reused: int  # images without work whose artifact was already committed; a row may stand for several
     kept: int  # edits that were already committed
@@ -61,19 +62,13 @@ class Made(ImageColumns):
     model: str
     original: bytes | None
     inversion: str | None  # JSON: the columns of the inversion, without its tensors
-    tensors: bytes | None  # the tensors of a new inversion, to be committed
+    tensors: bytes | None  # the inversion's tensors, where a row is to be committed
     orders: str  # JSON: [Order], the edits that were made
     pictures: bytes | None  # safetensors: edited, reconstruction (n, h, w, 3), mask (n, h, w), in orders' order
     seconds: float  # per edit
     reused: int
     kept: int
     failures: str  # JSON: [FailedRow]
-
-
-class Outcome(TypedDict):
-    """What was committed for one row."""
-
-    counts: str  # JSON: Counts
 
 
 @dataclass(frozen=True, slots=True)

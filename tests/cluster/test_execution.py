@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from pipeline.cluster import graph
 from pipeline.errors import JobError
 from pipeline.io.storage import list_files, read_bytes, write_bytes
 from pipeline.planning import Counts
@@ -55,12 +57,45 @@ def test_a_job_runs_and_running_it_again_does_nothing(run: Run, output: Path, tm
     assert digests(output) == before
 
 
-def test_each_batch_is_committed_when_it_is_done(run: Run, output: Path, tmp_path: Path) -> None:
-    """A job's results do not wait for its end: every batch has its own files."""
+def test_each_part_of_a_batch_is_committed_as_a_whole(run: Run, output: Path, tmp_path: Path) -> None:
+    """Every batch has a file of its inversions and one for as many edits as go through the network together."""
     images, prompts = write_inputs(tmp_path / "in", {f"{i}.png": photograph(i) for i in range(6)})
     run("run", images=images, prompts=prompts, output=str(output), batch_size=2)
-    for kind in ("inversions", "edits"):
-        assert len(list((output / kind).glob("*.parquet"))) == 3
+    inversions, edits = (
+        sorted(pq.read_metadata(file).num_rows for file in (output / kind).iterdir())
+        for kind in ("inversions", "edits")
+    )
+    assert inversions == [2, 2, 2]
+    assert edits == [1, 1, 1, 2, 2, 2, 2, 2, 2]
+
+
+def test_inversions_do_not_wait_for_their_edits(
+    run: Run, output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An engine that breaks down over the edits of a batch leaves its inversions committed."""
+
+    class BreaksDown:
+        """Hands over the inversions, makes no edit before they are committed, and none after."""
+
+        def __init__(self, *words: Any) -> None:
+            self._actor = graph._EngineActor(*words)  # in the actor's process, where nothing is patched
+
+        def __call__(self, rows: pa.Table) -> Iterator[pa.Table]:
+            yield next(self._actor(rows))
+            deadline = time.monotonic() + 120
+            while not list(output.glob("inversions/*.parquet")) and time.monotonic() < deadline:
+                time.sleep(0.01)
+            raise JobError("broken down")
+
+    images, prompts = write_inputs(tmp_path / "in", {f"{i}.png": photograph(i) for i in range(4)})
+    job = {"images": images, "prompts": prompts, "output": str(output), "batch_size": 4}
+    with monkeypatch.context() as patch:
+        patch.setattr(graph, "_EngineActor", BreaksDown)
+        with pytest.raises(JobError, match="broken down"):
+            run("run", **job)
+    assert (len(table(output, "inversions")), table(output, "edits")) == (4, [])
+    counts = run("run", **job)
+    assert (counts.inverted, counts.reused, counts.edited) == (0, 4, 10)
 
 
 def test_results_do_not_depend_on_the_batch(run: Run, tmp_path: Path) -> None:

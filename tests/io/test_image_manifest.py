@@ -177,6 +177,8 @@ def test_jsonl_lines(tmp_path: Path) -> None:
     ("name", "content"),
     [
         ("images.csv", b"id,uri\na,b\n"),
+        ("images.csv", b"id,uri\n"),
+        ("images.csv", b""),
         ("images.csv", b"image_id,image_uri,x,x\na,b,1,2\n"),
         ("images.csv", b'image_id,image_uri\na,"b\n'),
         ("images.csv", b"image_id,image_uri\na,\xff\n"),
@@ -228,6 +230,26 @@ def test_a_pattern_of_pictures_is_a_manifest(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"")
     assert read_images(f"{tmp_path}/x/**/*.png").table["image_id"].to_pylist() == ["a", "y/b"]
     assert read_images(f"{tmp_path}/?/*.png").table["image_id"].to_pylist() == ["x/a", "z/c"]
+
+
+@pytest.mark.parametrize("uri", ["", "/", "/**/*.png"])
+def test_what_lies_below_the_output_is_not_input(tmp_path: Path, uri: str) -> None:
+    """Pictures that a job published into its own folder of photographs are not taken for photographs."""
+    for name in ("a.png", "out/images/a/blue/1.png", "outside/b.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    found = read_images(f"{tmp_path}{uri}", f"{tmp_path}/out").table["image_id"].to_pylist()
+    assert sorted(found) == ["a", "outside/b"]
+    with pytest.raises(JobError, match="outside the output; got none"):
+        read_images(f"{tmp_path}{uri}", str(tmp_path))
+
+
+def test_suffixes_may_be_in_capitals(tmp_path: Path) -> None:
+    """Cameras and spreadsheets write IMG.CSV: it is a table as any other, alone and in a folder."""
+    _text(tmp_path, "image_id,image_uri\na,a.png\n", "IMG.CSV")
+    pq.write_table(pa.table({"image_id": ["b"], "image_uri": ["b.png"]}), tmp_path / "MORE.Parquet")
+    assert read_images(f"{tmp_path}/IMG.CSV").table["image_id"].to_pylist() == ["a"]
+    assert read_images(str(tmp_path)).table["image_id"].to_pylist() == ["a", "b"]
 
 
 def test_names_that_are_no_text(tmp_path: Path) -> None:

@@ -67,6 +67,20 @@ def test_a_key_committed_twice_is_one(output: str) -> None:
     assert summary(output).edits == 2
 
 
+def test_the_newest_edit_of_a_picture_counts(output: str) -> None:
+    """An edit that another has replaced since is not there, whichever file is listed first."""
+    for minutes, name in ((0, "first"), (5, "second"), (10, "third"), (2, "other")):
+        columns = {"edit_key": key_of(name), "seconds": 1.0 + minutes, "created_at": _at(minutes)}
+        write_rows(output, "edits", [edit_row("b" if name == "other" else "a", **columns)])
+    index = committed_edits(output)
+    assert [name for name in ("first", "second", "third", "other") if key_of(name) in index] == ["third", "other"]
+    assert storage.exists(index.file_of(key_of("third")))
+    assert (summary(output).edits, summary(output).seconds) == (2, 14.0)
+    write_rows(output, "edits", [edit_row("a", edit_key=key_of("first"), created_at=_at(15))])
+    assert key_of("first") in committed_edits(output)
+    assert key_of("third") not in committed_edits(output)
+
+
 def test_an_index_travels_without_copies(tmp_path: Path) -> None:
     """Pickled with its arrays out of band, as Ray's object store does, it works on read-only memory."""
     write_rows(str(tmp_path), "edits", [edit_row("a"), edit_row("b")])
@@ -167,6 +181,15 @@ def test_a_later_success_ends_a_failure(output: str) -> None:
     write_rows(output, "inversions", [inversion_row("d", created_at=_at(5))])
     write_rows(output, "edits", [edit_row("e", created_at=_at(-5)), edit_row("f", created_at=_at(-5))])
     assert {row["image_id"] for row in current_failures(output)} == {"c", "e", "f"}
+
+
+def test_a_recovery_ends_the_failure_of_its_image(tmp_path: Path) -> None:
+    """Nothing else need have come of the image; a failure after it counts again."""
+    write_rows(str(tmp_path), "failures", [failure_row("a"), failure_row("b")])
+    write_rows(str(tmp_path), "failures", [failure_row("a", code="recovered", created_at=_at(5))])
+    assert [row["image_id"] for row in current_failures(str(tmp_path))] == ["b"]
+    write_rows(str(tmp_path), "failures", [failure_row("a", message="gone again", created_at=_at(10))])
+    assert {row["image_id"]: row["attempts"] for row in current_failures(str(tmp_path))} == {"a": 2, "b": 1}
 
 
 def test_a_later_failure_of_an_edit_ends_that_of_its_image(tmp_path: Path) -> None:

@@ -177,8 +177,12 @@ def test_absent_and_unknown_files(tmp_path: Path) -> None:
     """A manifest that is not there, or in no known format, stops the job."""
     with pytest.raises(JobError, match="no such file"):
         read_prompts(str(tmp_path / "p.yaml"))
-    with pytest.raises(JobError, match="expected a"):
+    with pytest.raises(JobError, match=r"expected a .* file; got nothing there"):
         read_prompts(str(tmp_path / "p.txt"))
+    with pytest.raises(JobError, match=r"expected a .* file; got a folder"):
+        read_prompts(str(tmp_path))
+    with pytest.raises(JobError, match=r"P\.CSV: expected columns edit_id, prompt; got none"):
+        _text(tmp_path, "", "P.CSV")
 
 
 def test_the_plan_is_checked_against_the_images(tmp_path: Path) -> None:

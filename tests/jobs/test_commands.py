@@ -11,25 +11,16 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import pytest
 import yaml
 
+from pipeline.io.artifacts import write_rows
+from tests.commands import ROOT, call, command
+from tests.io.rows import edit_row, inversion_row
 from tests.small_job import SETTINGS, flags, photograph, pixels, table, write_inputs
 from tests.small_model import save_small_model
-
-ROOT: Final = Path(__file__).parent.parent.parent
-
-
-def command(name: str, *words: str) -> list[str]:
-    """A command as a RayJob's entrypoint names it."""
-    return [sys.executable, "-m", f"jobs.{name}", *words]
-
-
-def call(name: str, *words: str) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end."""
-    return subprocess.run(command(name, *words), cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +92,36 @@ def test_plan_counts_without_running(job: Mapping[str, Any]) -> None:
     assert "8 images, 20 edits" in done.stdout
     assert "cost:" in done.stdout
     assert not Path(job["output"]).exists()
+
+
+def test_a_plan_over_an_output_counts_the_rest(job: Mapping[str, Any]) -> None:
+    """Images and edits that the output holds by name are not counted as work, nor as cost."""
+    output = str(job["output"])
+    write_rows(output, "inversions", [inversion_row(str(i)) for i in range(3)])
+    write_rows(output, "edits", [edit_row(str(i)) for i in (2, 3)])
+    told = call("plan", *flags(job)).stdout
+    assert "to do: 4 to invert, 18 to edit" in told
+    assert "8 images, 20 edits" in told
+    assert f"at most {4 * 12 + 18 * 4} network evaluations" in told
+
+
+def test_an_output_that_cannot_be_written_stops_a_job_at_once(job: Mapping[str, Any], tmp_path: Path) -> None:
+    """A file as output, or below one, is one line and exit code 2, before anything is inverted."""
+    (tmp_path / "file").write_text("")
+    for command_, output in (("plan", "file"), ("run", "file/below")):
+        done = call(command_, *flags({**job, "output": tmp_path / output}))
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.startswith("error: output")
+        assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_manifest_without_rows_is_named(job: Mapping[str, Any]) -> None:
+    """Nothing to do is not an error, but it is said."""
+    Path(job["images"]).write_text("image_id,image_uri\n")
+    Path(job["prompts"]).write_text('{"edit_id": "blue", "prompt": "a blue mug"}\n')
+    done = call("plan", *flags(job))
+    assert done.returncode == 0
+    assert f"0 image rows in {job['images']}" in done.stderr
 
 
 def test_a_killed_driver_loses_and_doubles_nothing(job: Mapping[str, Any]) -> None:

@@ -9,6 +9,7 @@ import pytest
 from jobs.options import _FIELDS, read_config
 from pipeline.config import JobConfig
 from pipeline.errors import JobError
+from tests.commands import call
 
 
 def test_flags_win_over_the_file(tmp_path: Path) -> None:
@@ -19,6 +20,12 @@ def test_flags_win_over_the_file(tmp_path: Path) -> None:
     assert config.inversion.method == "prompt-tuning"
     assert config.inversion.num_inference_steps == 7
     assert (config.batch_size, config.edit.mask) == (5, "none")
+
+
+def test_help_names_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an option is when it is not given stands beside it."""
+    monkeypatch.setenv("COLUMNS", "200")
+    assert "(default: 50)" in call("run", "--help").stdout
 
 
 def test_no_file_and_no_flags_are_the_defaults() -> None:

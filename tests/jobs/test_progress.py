@@ -7,7 +7,7 @@ import pytest
 from jobs import progress
 from jobs.report import closing_lines, duration
 from pipeline.config import JobConfig
-from pipeline.planning import Counts, Plan
+from pipeline.planning import Counts, Plan, work_of
 
 PLAN = Plan("run", JobConfig(output="/out"), range(10), (), (), "f" * 64, edits=30)
 
@@ -24,6 +24,16 @@ def test_off_a_terminal_there_is_a_line_now_and_then(
     assert told.out == ""
     assert "images 5/10, edits 15/30, failures 1" in told.err
     assert "left" in told.err
+
+
+def test_the_rest_is_timed_by_what_was_made_now() -> None:
+    """Rows that were there already took no time, an inversion is as many edits as it costs, and each has its rate."""
+    plan = Plan("run", JobConfig(output="/out"), range(1000), (), (), "f" * 64, edits=9000)
+    inversion, edit = work_of(plan.config.inversion)
+    line = progress._line(plan, Counts(inverted=16, reused=400, kept=3000), 60)
+    rest = duration(60 * (584 * inversion + 6000 * edit) / (16 * inversion))
+    assert line.endswith(f"inverted 0.27/s, edited 0.00/s, {rest} left")
+    assert progress._line(plan, Counts(reused=400, kept=3000), 60).endswith("starting")
 
 
 def test_a_run_that_did_nothing_says_so() -> None:

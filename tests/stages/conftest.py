@@ -10,18 +10,18 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.batch import EditRequest, Inversion, Synthesis
 from pipeline.config import EditSettings, InversionSettings, JobConfig
-from pipeline.editor import EditRequest, Inversion, Synthesis
 from pipeline.errors import RowError
 from pipeline.io.images import encode_png, resize
-from pipeline.io.outcomes import committed_edits, committed_inversions, current_failures
+from pipeline.io.outcomes import committed_artifact_rows, committed_edits, committed_inversions, current_failures
 from pipeline.planning import Asking
 from pipeline.records import PromptRow
 from pipeline.stages.engine import Engine
 from pipeline.stages.fetch import Committed, Fetch
 from pipeline.stages.history import History
 from pipeline.stages.publish import Identity, Publish
-from pipeline.stages.rows import Asked, load_counts
+from pipeline.stages.rows import Asked
 
 FINGERPRINT = "f" * 64
 SIDE = 16
@@ -89,7 +89,12 @@ class Job:
         self.config = JobConfig(**config)
 
     def fetch(self, asked: Sequence[Asked]) -> list[Any]:
-        committed = Committed(committed_inversions(self.output), committed_edits(self.output), self.history())
+        committed = Committed(
+            committed_inversions(self.output),
+            committed_artifact_rows(self.output),
+            committed_edits(self.output),
+            self.history(),
+        )
         return Fetch(self.config, Asking(self.prompts), FINGERPRINT, committed)(asked)
 
     def history(self) -> History:
@@ -107,8 +112,7 @@ class Job:
         work = [row for row in fetched if row["status"] == "work"]
         parts = [[passed_on(row) for row in fetched if row["status"] != "work"]]
         parts += list(Engine(self.config, self.editor)(work)) if work else []
-        outcomes = [outcome for part in parts for outcome in publish(part)]
-        return sum((load_counts(outcome["counts"]) for outcome in outcomes), Counts())
+        return sum(map(publish, parts), Counts())
 
 
 @pytest.fixture

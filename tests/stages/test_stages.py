@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pipeline.errors import RowError
+from pipeline.io.artifacts import write_rows
 from pipeline.io.images import decode, encode_png
+from pipeline.io.outcomes import current_failures, summary
 from pipeline.keys import sha256_hex
+from pipeline.planning import Counts
 from pipeline.records import PromptRow
 from pipeline.stages.rows import Asked, load_orders
+from tests.io.rows import failure_row
 from tests.small_job import table
 from tests.stages.conftest import Job, StandInEditor
 
@@ -66,11 +71,41 @@ def test_new_prompts_reuse_artifacts(output: Path, photograph: Photograph) -> No
     assert editor.batches == [1]
 
 
+def test_a_prompt_changed_and_changed_back_is_edited_again(output: Path, photograph: Photograph) -> None:
+    """A picture is what its manifest asks for now, also where the same was asked before something else."""
+    asked = photograph("a")
+    picture = output / "images/a/blue/1.png"
+    pictures = []
+    for prompt in ("a blue photo", "a bluer photo", "a blue photo"):
+        counts = Job(output, StandInEditor(), [PromptRow(edit_id="blue", prompt=prompt)]).run([asked])
+        assert (counts.edited, counts.kept) == (1, 0)
+        pictures.append(picture.read_bytes())
+    assert pictures[0] != pictures[1]
+    assert pictures[0] == pictures[2]
+    counts = Job(output, StandInEditor(), [PromptRow(edit_id="blue", prompt="a blue photo")]).run([asked])
+    assert (counts.edited, counts.kept) == (0, 1)
+    assert summary(str(output)).edits == 1
+
+
 def test_equal_images_share_one_artifact(output: Path, photograph: Photograph) -> None:
     """Two ids with the same bytes are inverted once and edited twice."""
     counts = Job(output, StandInEditor(), [BLUE]).run([photograph("a"), photograph("b")])
     assert (counts.inverted, counts.reused, counts.edited) == (1, 1, 6)
     assert len({row["edit_key"] for row in table(output, "edits")}) == 6
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_each_of_equal_images_has_a_row_of_its_own(output: Path, photograph: Photograph, together: bool) -> None:
+    """In one batch or in later runs, every id can be edited from its artifact, with its own columns."""
+    rows = [photograph(name, carried={"label": label}) for name, label in (("a", 1), ("b", 2))]
+    job = Job(output, StandInEditor(), [])
+    runs = [rows] if together else [[row] for row in rows]
+    assert sum(map(job.run, runs), Counts()) == Counts(inverted=1, reused=1)
+    artifacts = table(output, "inversions")
+    assert {(row["image_id"], row["label"]) for row in artifacts} == {("a", 1), ("b", 2)}
+    assert len({row["inversion_key"] for row in artifacts}) == 1
+    assert job.run(rows) == Counts(reused=2)
+    assert len(table(output, "inversions")) == 2
 
 
 def test_many_edits_go_in_batches(output: Path, photograph: Photograph) -> None:
@@ -148,6 +183,58 @@ def test_retryable_failures_are_tried_once_more(output: Path, photograph: Photog
     job.run([bad])
     job.run([bad])
     assert sorted(row["attempts"] for row in table(output, "failures")) == [1, 2]
+
+
+def test_an_image_that_is_back_has_not_failed(output: Path, photograph: Photograph) -> None:
+    """It was missing when all its edits were there; once it is back the failure ends, though there is nothing to do."""
+    asked = [photograph("a"), photograph("b", 50)]
+    job = Job(output, StandInEditor(), [BLUE])
+    job.run(asked)
+    data = Path(asked[0]["image_uri"]).read_bytes()
+    Path(asked[0]["image_uri"]).unlink()
+    assert job.run(asked).codes == {"image_missing": 1}
+    Path(asked[0]["image_uri"]).write_bytes(data)
+    for _ in range(2):
+        counts = job.run(asked)
+        assert (counts.reused, counts.kept, counts.failures) == (2, 6, 0)
+        assert current_failures(str(output)) == []
+    assert [row["code"] for row in table(output, "failures")].count("recovered") == 1
+
+
+def test_an_image_that_shares_its_artifact_recovers(output: Path, photograph: Photograph) -> None:
+    """An image that was missing gets no artifact of its own where another of the same bytes has it."""
+    missing = photograph("b")
+    data = Path(missing["image_uri"]).read_bytes()
+    Path(missing["image_uri"]).unlink()
+    job = Job(output, StandInEditor(), [])
+    assert job.run([missing]).failures == 1
+    Path(missing["image_uri"]).write_bytes(data)
+    counts = job.run([photograph("a"), missing])
+    assert (counts.inverted, counts.reused) == (1, 1)
+    assert current_failures(str(output)) == []
+
+
+def test_a_refused_row_stays_refused(output: Path, photograph: Photograph) -> None:
+    """Of two manifest rows with one id the second is refused, however the first one's image fares."""
+    job = Job(output, StandInEditor(), [BLUE])
+    job.run([photograph("a")])
+    later = datetime.now(UTC)
+    write_rows(str(output), "failures", [failure_row("a", stage="plan", code="row_refused", created_at=later)])
+    assert job.run([photograph("a")]).kept == 3
+    assert [row["code"] for row in current_failures(str(output))] == ["row_refused"]
+
+
+def test_an_edit_is_made_again_if_another_failed_in_its_place(output: Path, photograph: Photograph) -> None:
+    """Its picture may be gone, and the failure ends with the new one."""
+    good, bad = (PromptRow(edit_id="blue", prompt=prompt) for prompt in ("a blue photo", "a bad photo"))
+    asked = photograph("a")
+    editor = StandInEditor({"a bad photo": RowError("non_finite", "NaN")})
+    assert Job(output, editor, [good]).run([asked]).edited == 1
+    assert Job(output, editor, [bad]).run([asked]).edits_failed == 1
+    for edited in (1, 0):
+        counts = Job(output, editor, [good]).run([asked])
+        assert (counts.edited, counts.failures) == (edited, 0)
+        assert current_failures(str(output)) == []
 
 
 def test_edits_that_fail_for_good_are_not_tried_again(output: Path, photograph: Photograph) -> None:
