@@ -48,6 +48,17 @@ def test_existence(folder: str) -> None:
     assert not storage.is_folder(uri)
 
 
+def test_to_check_that_a_folder_is_writable_leaves_no_file(folder: str, tmp_path: Path) -> None:
+    """A folder that is not there yet is writable; one below a file is not."""
+    storage.check_writable(folder)
+    # Some S3 stores keep and list the emptied folder itself; it must still be one for the next run.
+    assert set(storage.list_files(folder)) <= {folder}
+    assert storage.is_folder(folder) or not storage.exists(folder)
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StorageError):
+        storage.check_writable(str(tmp_path / "file" / "below"))
+
+
 def test_listing_is_recursive_sorted_and_complete(folder: str) -> None:
     """All files below a folder are listed with URIs that can be read, and nothing beside it."""
     names = ["b/2.parquet", "a/1.parquet", "a/deep/er/3.parquet", "note.txt"]
