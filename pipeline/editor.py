@@ -124,7 +124,7 @@ class Editor:
         self, images: Sequence[Any], source_prompts: Sequence[str] | str | None, settings: InversionSettings
     ) -> list[Inversion | RowError]:
         """As `invert`, with a row's failure in its place: one bad row costs the others nothing."""
-        originals, alphas = zip(*map(from_pillow, images), strict=True) if images else ((), ())
+        decoded = [from_pillow(image) for image in images]
         prompts = (
             [source_prompts or ""] * len(images)
             if not isinstance(source_prompts, Sequence) or isinstance(source_prompts, str)
@@ -132,14 +132,14 @@ class Editor:
         )
         if len(prompts) != len(images):
             raise ValueError(f"source_prompts: expected one, or {len(images)}; got {len(prompts)}")
-        sizes = [self.working_size(o.shape[1], o.shape[0]) for o in originals]
+        sizes = [self.working_size(pixels.shape[1], pixels.shape[0]) for pixels, _ in decoded]
 
         def run(rows: list[int]) -> list[Inversion | RowError]:
             size = sizes[rows[0]]
-            pixels = _as_tensor([resize(originals[i], size) for i in rows])
+            pixels = _as_tensor([resize(decoded[i][0], size) for i in rows])
             found = invert_batch(self._model, pixels, [prompts[i] for i in rows], size, settings)
             return [
-                replace(f, original=originals[i], alpha=alphas[i]) if isinstance(f, Inversion) else f
+                replace(f, original=decoded[i][0], alpha=decoded[i][1]) if isinstance(f, Inversion) else f
                 for i, f in zip(rows, found, strict=True)
             ]
 
