@@ -20,8 +20,8 @@ from pipeline.io.manifest import (
     read_images,
     read_prompts,
 )
+from pipeline.io.outcomes import committed_slots
 from pipeline.io.reuse import inverted_images
-from pipeline.io.slots import committed_slots
 from pipeline.io.uris import canonical
 from pipeline.models.loading import model_fingerprint
 from pipeline.records import Edit, ImageRow, PromptRow, Refusal

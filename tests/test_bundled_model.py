@@ -9,11 +9,11 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-from pipeline.batch import Inversion
+from pipeline.batch import EditRequest, Inversion, Synthesis
 from pipeline.config import EditSettings, InversionSettings
 from pipeline.demo.render import render
 from pipeline.demo.scene import Scene, caption
-from pipeline.editor import Editor
+from pipeline.editor import Editor, published
 from pipeline.models.loading import BUNDLED_MODEL
 from pipeline.quality.metrics import psnr
 
@@ -95,3 +95,16 @@ def test_a_colour_edit_comes_nearer_to_the_truth(
     before = psnr(photographs[0] / 255, truth / 255, changed)
     assert psnr(result / 255, truth / 255, changed) >= before + 3
     assert np.abs(result[:6, :6].astype(int) - photographs[0][:6, :6]).max() <= 2
+
+
+def test_outside_the_automatic_mask_every_pixel_is_the_originals(
+    editor: Editor, photographs: list[np.ndarray], inversions: list[Inversion]
+) -> None:
+    """Where the mask is zero nothing changes, not by one level; and it is zero somewhere."""
+    request = EditRequest(0, caption(SCENES[0].edited(colour="blue")))
+    [synthesis] = editor.edit_rows(inversions[:1], [request], EditSettings())
+    assert isinstance(synthesis, Synthesis)
+    outside = synthesis.mask == 0
+    assert outside.mean() > 0.1
+    result = published(synthesis, photographs[0], EditSettings())
+    assert np.array_equal(result[outside], photographs[0][outside])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -77,6 +77,20 @@ def committed_artifact_rows(output: str) -> frozenset[str]:
     """`artifact_row_key` of every row among the inversions: whose artifacts they are."""
     table = _read_all(output, "inversions", {"inversion_key", "image_id"})
     return frozenset(map(artifact_row_key, table["inversion_key"].to_pylist(), table["image_id"].to_pylist()))
+
+
+def committed_slots(output: str) -> tuple[set[str], Mapping[str, set[tuple[str, float]]]]:
+    """What is there under the names that manifests use, whatever the bytes and settings were.
+
+    Returns:
+        The image ids that have an inversion, and by image id the edit ids and strengths that have a picture.
+    """
+    inverted = set(_read_all(output, "inversions", {"image_id"})["image_id"].to_pylist())
+    edited: defaultdict[str, set[tuple[str, float]]] = defaultdict(set)
+    table = _read_all(output, "edits", _IDENTITY["edits"])
+    for image_id, edit_id, strength in zip(*(table[name].to_pylist() for name in _IDENTITY["edits"]), strict=True):
+        edited[image_id].add((edit_id, strength))
+    return inverted, edited
 
 
 def committed_edits(output: str) -> KeyIndex:
