@@ -21,7 +21,7 @@ from pipeline.methods.base import Method, Network
 # and the content is not (DiffEdit, Couairon et al., 2023, section 3.2, compares at one half).
 _MASK_LEVELS: Final = (0.4, 0.5, 0.6, 0.7)
 _MASK_THRESHOLD: Final = 0.18
-_MASK_SOFTNESS: Final = 0.20
+_MASK_SOFTNESS: Final = 0.10
 _MASK_GROWTH: Final = 1
 
 
