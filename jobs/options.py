@@ -28,6 +28,7 @@ _FIELDS: Final[Mapping[str, str]] = {
     "steps": "inversion.num_inference_steps",
     "guidance-scale": "inversion.guidance_scale",
     "max-side": "max_side",
+    "hold-structure": "edit.hold_structure",
     "mask": "edit.mask",
     "composite": "edit.composite",
     "skip-invalid": "skip_invalid",
@@ -38,7 +39,7 @@ _FIELDS: Final[Mapping[str, str]] = {
     "address": "address",
 }
 INVERSION_FLAGS: Final = ("method", "steps", "guidance-scale", "max-side")
-EDIT_FLAGS: Final = ("mask", "composite")
+EDIT_FLAGS: Final = ("hold-structure", "mask", "composite")
 RUN_FLAGS: Final = ("model", "skip-invalid", "batch-size", "actors", "num-gpus", "dtype", "address")
 
 _CONFIG: Final = Annotated[str | None, typer.Option("--config", help="YAML file of a job's options; flags win over it")]

@@ -59,6 +59,7 @@ class EditRequest:
     strength: float = 1.0
     negative_prompt: str = ""
     guidance_scale: float | None = None
+    hold_structure: float | None = None
     mask: Pixels | None = None
 
 
@@ -122,7 +123,7 @@ def edit_batch(
         return [_synthesis(r, r, m) for r, m in zip(reconstruction, nothing, strict=True)]
     inversion_settings = inversions[0].settings
     schedule, method = model.schedule(inversion_settings.num_inference_steps), METHODS[inversion_settings.method]
-    conditions = _conditions(model, inversions, requests)
+    conditions = _conditions(model, inversions, requests, settings)
     mask = _mask(model, schedule, method, tensors, conditions, requests, settings)
     z_0 = edit_latents(
         model,
@@ -142,12 +143,15 @@ def edit_batch(
     ]
 
 
-def _conditions(model: StableDiffusion, inversions: list[Inversion], requests: list[EditRequest]) -> Conditions:
+def _conditions(
+    model: StableDiffusion, inversions: list[Inversion], requests: list[EditRequest], settings: EditSettings
+) -> Conditions:
     device = model.device
     scales = [
         inversion.settings.guidance_scale if request.guidance_scale is None else request.guidance_scale
         for inversion, request in zip(inversions, requests, strict=True)
     ]
+    held = [settings.hold_structure if r.hold_structure is None else r.hold_structure for r in requests]
     return Conditions(
         source=model.encode_prompts([inversion.source_prompt for inversion in inversions]),
         has_source=torch.tensor([bool(inversion.source_prompt) for inversion in inversions], device=device),
@@ -155,6 +159,7 @@ def _conditions(model: StableDiffusion, inversions: list[Inversion], requests: l
         unconditional=model.encode_prompts([request.negative_prompt for request in requests]),
         strength=torch.tensor([request.strength for request in requests], device=device),
         guidance_scale=torch.tensor(scales, device=device),
+        hold_structure=torch.tensor(held, device=device),
     )
 
 

@@ -22,7 +22,7 @@ class InversionSettings(_Settings):
     refine_iterations: int = Field(0, ge=0, le=50, description="fixed-point iterations per inversion step")
     embeddings: Literal["per-step", "shared"] = Field("per-step", description="one embedding per step, or one for all")
     max_iterations: int = Field(5, ge=0, le=1000, description="gradient steps per embedding, at most")
-    learning_rate: float = Field(0.05, gt=0, le=1, description="Adam's learning rate")
+    learning_rate: float = Field(0.03, gt=0, le=1, description="Adam's learning rate, falling to zero over a fit")
     tolerance: float = Field(1e-4, ge=0, description="a row stops once its latent error is below this")
 
 
@@ -32,6 +32,9 @@ class EditSettings(_Settings):
     interpolation: Literal["towards-target", "source-to-target"] = Field(
         "source-to-target",
         description="learned + s·(target − learned), or learned + s·(target − source) where a source prompt is known",
+    )
+    hold_structure: float = Field(
+        0.5, ge=0, le=1, description="share of the steps that keep the source's shapes; 0 to replace objects"
     )
     mask: Literal["auto", "none"] = Field("auto", description="auto: the given mask, else one from the predictions")
     composite: Literal["full", "none"] = Field(

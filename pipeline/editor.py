@@ -92,6 +92,7 @@ class Editor:
         strength: float | Sequence[float] = 1.0,
         negative_prompt: str = "",
         guidance_scale: float | None = None,
+        hold_structure: float | None = None,
         masks: Sequence[Pixels | None] | None = None,
         settings: EditSettings | None = None,
     ) -> list[list[Any]]:
@@ -107,7 +108,9 @@ class Editor:
                 raise ValueError(f"strength: expected {MIN_STRENGTH} to {MAX_STRENGTH}; got {s}")
         settings = settings or EditSettings()
         requests = [
-            EditRequest(i, prompt, s, negative_prompt, guidance_scale, _fitted_mask(masks, i, inversion.size))
+            EditRequest(
+                i, prompt, s, negative_prompt, guidance_scale, hold_structure, _fitted_mask(masks, i, inversion.size)
+            )
             for i, inversion in enumerate(inversions)
             for s in strengths
         ]

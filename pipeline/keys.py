@@ -11,7 +11,7 @@ from typing import Any, Final
 # is never taken for a new one.
 ARTIFACT_VERSION: Final = 2
 # Part of every edit key. Raised when the same request comes to mean other pixels.
-EDIT_VERSION: Final = 1
+EDIT_VERSION: Final = 2
 
 
 def sha256_hex(data: bytes) -> str:
@@ -74,6 +74,7 @@ def edit_key(
     negative_prompt: str,
     strength: float,
     guidance_scale: float | None,
+    hold_structure: float | None,
     seed: int,
     mask_sha256: str | None,
     settings: Mapping[str, Any],
@@ -90,6 +91,7 @@ def edit_key(
             "negative_prompt": negative_prompt,
             "strength": float(strength),
             "guidance_scale": None if guidance_scale is None else float(guidance_scale),
+            "hold_structure": None if hold_structure is None else float(hold_structure),
             "seed": seed,
             "mask_sha256": mask_sha256,
             "settings": dict(settings),

@@ -45,6 +45,9 @@ class PromptRow(BaseModel):
     )
     negative_prompt: _Text | None = Field(None, description="what to steer away from")
     guidance_scale: float | None = Field(None, ge=0, le=30, allow_inf_nan=False, description="none: as fitted")
+    hold_structure: float | None = Field(
+        None, ge=0, le=1, allow_inf_nan=False, description="share of the steps that keep shapes; none: the job's"
+    )
     seed: int | None = Field(None, ge=0, lt=2**63, description="none: from the edit key")
     image_id: _Id | None = Field(None, description="only this image")
     where: dict[str, Any] | None = Field(None, description="only images whose columns have these values")
@@ -64,6 +67,7 @@ class Edit:
     strength: float
     negative_prompt: str = ""
     guidance_scale: float | None = None
+    hold_structure: float | None = None
     seed: int | None = None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -14,6 +15,7 @@ from pipeline.batch import EditRequest, Synthesis
 from pipeline.config import EditSettings, InversionSettings
 from pipeline.diffusion.composite import composite
 from pipeline.editor import Editor
+from pipeline.errors import RowError
 from pipeline.methods import METHODS
 from tests.small_model import save_small_model
 
@@ -36,6 +38,11 @@ def _photograph(seed: int, width: int = 40, height: int = 30) -> np.ndarray:
     coarse = torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(seed))
     smooth = torch.nn.functional.interpolate(coarse, size=(height, width), mode="bicubic").clamp(0, 1)
     return (smooth[0].permute(1, 2, 0) * 255).byte().numpy()
+
+
+def _edited(result: Synthesis | RowError) -> np.ndarray:
+    assert isinstance(result, Synthesis)
+    return result.edited
 
 
 @pytest.mark.parametrize("name", SETTINGS)
@@ -77,6 +84,30 @@ def test_a_sweep_costs_one_inversion_and_keeps_its_order(editor: Editor) -> None
     for strength, output in zip(strengths, sweep, strict=True):
         [[single]] = editor.edit(inversions, prompt=TARGET, strength=strength)
         assert np.abs(np.asarray(output, dtype=int) - np.asarray(single, dtype=int)).max() <= 2
+
+
+def test_each_row_holds_its_own_share_of_structure(editor: Editor) -> None:
+    """Edits of one batch that hold nothing, half and all come out as alone, and all three differ."""
+    inversions = editor.invert([_photograph(9)], source_prompts=SOURCE, settings=SETTINGS["prompt-tuning"])
+    settings = EditSettings(mask="none", composite="none")
+    requests = [EditRequest(0, TARGET, strength=2.0, hold_structure=share) for share in (0.0, 0.5, 1.0)]
+    together = [_edited(result) for result in editor.edit_rows(inversions, requests, settings)]
+    for request, edited in zip(requests, together, strict=True):
+        [alone] = editor.edit_rows(inversions, [request], settings)
+        np.testing.assert_allclose(edited, _edited(alone), atol=1e-3)
+    assert np.abs(together[0] - together[1]).max() > 1e-2
+    assert np.abs(together[1] - together[2]).max() > 1e-2
+
+
+def test_an_edit_that_names_no_share_holds_the_settings(editor: Editor) -> None:
+    """The prompt row's share wins over the job's; without one the job's holds."""
+    inversions = editor.invert([_photograph(9)], source_prompts=SOURCE, settings=SETTINGS["prompt-tuning"])
+    request = EditRequest(0, TARGET, strength=2.0)
+    jobs = EditSettings(mask="none", composite="none", hold_structure=1.0)
+    [of_the_job] = editor.edit_rows(inversions, [request], jobs)
+    own = replace(request, hold_structure=1.0)
+    [of_the_row] = editor.edit_rows(inversions, [own], jobs.model_copy(update={"hold_structure": 0.0}))
+    np.testing.assert_array_equal(_edited(of_the_job), _edited(of_the_row))
 
 
 def test_outside_a_given_mask_the_original_stays(editor: Editor) -> None:

@@ -14,6 +14,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from pipeline.diffusion.adam import Adam
 from pipeline.diffusion.guidance import guided
 from pipeline.diffusion.schedule import NoiseSchedule
 from pipeline.diffusion.solver import step_down
@@ -22,15 +23,14 @@ from pipeline.diffusion.solver import step_down
 PredictAt = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
-# How much of the last step's embedding the next one starts from; the rest is the prompt's own. Adam moves
-# every coordinate by about its rate however small the gradient, and a full warm start adds that up over
-# all steps until the embedding no longer takes an edit (infra/decisions/0006).
+# How much of the last step's embedding the next one starts from; the rest is the prompt's own. A full warm
+# start adds the moves of all steps up, until the embedding no longer takes an edit (infra/decisions/0006).
 _WARMTH: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class FitSettings:
-    """Budget of a fit: Adam's rate, its iterations per embedding at most, and the error that is enough."""
+    """Budget of a fit: Adam's first rate, its iterations per embedding at most, and the error that is enough."""
 
     guidance_scale: float
     max_iterations: int
@@ -90,32 +90,29 @@ def _fit_step(
     settings: FitSettings,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Fit the embeddings of one step → (landed latents, embeddings, iterations per row)."""
-    n = len(z)
-    steps = torch.full((n,), step, device=z.device)
+    steps = torch.full((len(z),), step, device=z.device)
     constant = _constant_branch(predict, z, steps, unconditional)
-    rows = [warm[i].clone().requires_grad_() for i in range(n)]
-    optimizers = [torch.optim.Adam([row], lr=settings.learning_rate) for row in rows]
-    landed, taken = torch.empty_like(goal), torch.zeros(n, dtype=torch.long)
-    active = list(range(n))
+    landed, fitted, taken = torch.empty_like(goal), warm.clone(), torch.zeros(len(z), dtype=torch.long)
+    active, rows, adam = torch.arange(len(z), device=z.device), warm, Adam.of(warm)
     for iteration in range(settings.max_iterations + 1):
         last = iteration == settings.max_iterations
+        rows = rows.detach().requires_grad_(not last)
         with torch.set_grad_enabled(not last):
-            conditional = predict(z[active], steps[active], torch.stack([rows[i] for i in active]))
-            output = guided(constant[active], conditional.float(), settings.guidance_scale)
+            output = guided(constant[active], predict(z[active], steps[active], rows).float(), settings.guidance_scale)
             arrived = step_down(z[active], output, schedule, step)
             losses = (arrived - goal[active]).square().mean(dim=(1, 2, 3))
-        landed[active] = arrived.detach()
-        going = [] if last else [k for k, loss in enumerate(losses.tolist()) if not loss < settings.tolerance]
-        if not going:
+        landed[active], fitted[active] = arrived.detach(), rows.detach()
+        going = ~(losses < settings.tolerance)
+        if last or not going.any():
             break
         # A sum over rows keeps each row's gradient what it would be alone.
-        losses[going].sum().backward()  # type: ignore[no-untyped-call]
-        active = [active[k] for k in going]
-        for i in active:
-            optimizers[i].step()
-            optimizers[i].zero_grad()
-            taken[i] += 1
-    return landed, torch.stack([row.detach() for row in rows]), taken
+        (gradient,) = torch.autograd.grad(losses.sum(), rows)
+        active = active[going]
+        direction, adam = adam.kept(going).direction(gradient[going])
+        rate = settings.learning_rate * (1 - iteration / settings.max_iterations)
+        rows = rows[going] - rate * direction
+        taken[active.cpu()] += 1
+    return landed, fitted, taken
 
 
 def fit_shared(
@@ -134,41 +131,40 @@ def fit_shared(
     since no embedding suits all steps and a constant rate would end wherever the last step pulled it.
     """
     n_steps, n = schedule.num_inference_steps, trajectory.shape[1]
-    rows = [start[i].float().clone().requires_grad_() for i in range(n)]
-    optimizers = [torch.optim.Adam([row], lr=settings.learning_rate) for row in rows]
-    iterations = torch.zeros(n, dtype=torch.long)
-    active = list(range(n))
+    fitted, iterations = start.float(), torch.zeros(n, dtype=torch.long)
+    active, adam = torch.arange(n, device=start.device), Adam.of(fitted)
     for round_ in range(settings.max_iterations):
         rate = settings.learning_rate * (1 - round_ / settings.max_iterations)
-        error = torch.zeros(len(active), device=trajectory.device)
+        error = torch.zeros(len(active), device=start.device)
+        rows = fitted[active]
         for step in range(n_steps, 0, -1):
+            rows = rows.detach().requires_grad_()
             z, goal = trajectory[step, active], trajectory[step - 1, active]
-            output = _guided_output(predict, z, step, [rows[i] for i in active], unconditional, settings)
+            output = _guided_output(predict, z, step, rows, unconditional, settings)
             losses = (step_down(z, output, schedule, step) - goal).square().mean(dim=(1, 2, 3))
-            losses.sum().backward()  # type: ignore[no-untyped-call]
-            for i in active:
-                optimizers[i].param_groups[0]["lr"] = rate
-                optimizers[i].step()
-                optimizers[i].zero_grad()
+            (gradient,) = torch.autograd.grad(losses.sum(), rows)
+            direction, adam = adam.direction(gradient)
+            rows = rows.detach() - rate * direction
             error += losses.detach() / n_steps
-        iterations[active] += n_steps
-        active = [i for i, e in zip(active, error.tolist(), strict=True) if not e < settings.tolerance]
-        if not active:
+        fitted = fitted.index_copy(0, active, rows)
+        iterations[active.cpu()] += n_steps
+        going = ~(error < settings.tolerance)
+        if not going.any():
             break
-    found = [row.detach() for row in rows]
+        active, adam = active[going], adam.kept(going)
     z = trajectory[n_steps]
     with torch.no_grad():
         for step in range(n_steps, 0, -1):
-            z = step_down(z, _guided_output(predict, z, step, found, unconditional, settings), schedule, step)
-    return Fit(torch.stack(found)[None], iterations, z)
+            z = step_down(z, _guided_output(predict, z, step, fitted, unconditional, settings), schedule, step)
+    return Fit(fitted[None], iterations, z)
 
 
 def _guided_output(
-    predict: PredictAt, z: Tensor, step: int, rows: list[Tensor], unconditional: Tensor, settings: FitSettings
+    predict: PredictAt, z: Tensor, step: int, rows: Tensor, unconditional: Tensor, settings: FitSettings
 ) -> Tensor:
     steps = torch.full((len(z),), step, device=z.device)
     constant = _constant_branch(predict, z, steps, unconditional)
-    return guided(constant, predict(z, steps, torch.stack(rows)).float(), settings.guidance_scale)
+    return guided(constant, predict(z, steps, rows).float(), settings.guidance_scale)
 
 
 def _constant_branch(predict: PredictAt, z: Tensor, steps: Tensor, unconditional: Tensor) -> Tensor:

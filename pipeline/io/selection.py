@@ -50,6 +50,7 @@ def edits_for(row: ImageRow, prompts: Sequence[PromptRow]) -> list[Edit]:
             strength=strength + 0.0,  # −0.0 and 0.0 are one strength
             negative_prompt=prompt.negative_prompt or "",
             guidance_scale=prompt.guidance_scale,
+            hold_structure=prompt.hold_structure,
             seed=prompt.seed,
         )
         for prompt in prompts

@@ -18,7 +18,7 @@ from pipeline.diffusion.solver import Predict
 class Network(Protocol):
     """The part of a model that methods see."""
 
-    def predict(self, z: Tensor, timestep: Tensor, embedding: Tensor) -> Tensor: ...
+    def predict(self, z: Tensor, timestep: Tensor, embedding: Tensor, structure_of: Tensor | None = None) -> Tensor: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,7 @@ class Conditions:
         target: (n, tokens, width) embedding of each target prompt.
         unconditional: (n, tokens, width) embedding of each negative prompt.
         strength, guidance_scale: (n,).
+        hold_structure: (n,) in [0, 1], share of the steps, from the noise down, that keep the source's shapes.
         mask: (n, 1, h, w) in [0, 1] over latents, 1 may change; None lets everything change.
     """
 
@@ -44,6 +45,7 @@ class Conditions:
     unconditional: Tensor
     strength: Tensor
     guidance_scale: Tensor
+    hold_structure: Tensor
     mask: Tensor | None = None
 
 
@@ -61,28 +63,50 @@ def edit_latents(
     The inverted noise holds the structure, the interpolated embedding carries the meaning, and outside
     the mask every step returns to the source's own trajectory. `along_source` moves embeddings by
     target − source where a source prompt is known.
+
+    During its share of the steps a row also takes its shapes from its source: the same row at strength 0,
+    which runs beside it. At strength 0 both are one, so that a weak edit still begins at the reconstruction.
     """
     trajectory = tensors["trajectory"].float()
-    n = len(trajectory)
-    timesteps = schedule.timesteps
+    n, n_steps = len(trajectory), schedule.num_inference_steps
 
     def predict(z: Tensor, step: int) -> Tensor:
-        embedding = _edited_embedding(method, tensors, conditions, step, along_source=along_source)
-        both = torch.cat((conditions.unconditional, embedding))
-        output = network.predict(torch.cat((z, z)), timesteps[step - 1].expand(2 * n), both)
-        return guided(output[:n], output[n:], conditions.guidance_scale)
+        """Outputs for n edits and their n sources; of sources that are not held any more, zeros."""
+        learned = method.learned(tensors, conditions.source, step)
+        edited = _edited_embedding(learned, conditions, along_source=along_source)
+        held = (conditions.hold_structure * n_steps > n_steps - step).nonzero()[:, 0]
+        edits = torch.arange(n, device=z.device)
+        rows, images = torch.cat((edits, n + held)), torch.cat((edits, held))
+        branches = network.predict(
+            torch.cat((z[rows], z[rows])),
+            schedule.timesteps[step - 1].expand(2 * len(rows)),
+            torch.cat((conditions.unconditional[images], edited, learned[held])),
+            _structure_of(n, held),
+        )
+        unconditional, conditional = branches.chunk(2)
+        output = torch.zeros_like(z)
+        output[rows] = guided(unconditional, conditional, conditions.guidance_scale[images])
+        return output
 
     def hold(z: Tensor, step: int) -> Tensor:
-        return z if conditions.mask is None else blend(z, trajectory[:, step], conditions.mask)
+        if conditions.mask is None:
+            return z
+        return torch.cat((blend(z[:n], trajectory[:, step], conditions.mask), z[n:]))
 
     with torch.no_grad():
-        return denoise(predict, trajectory[:, -1], schedule, hold)
+        return denoise(predict, torch.cat((trajectory[:, -1], trajectory[:, -1])), schedule, hold)[:n]
 
 
-def _edited_embedding(
-    method: Method, tensors: Mapping[str, Tensor], conditions: Conditions, step: int, *, along_source: bool
-) -> Tensor:
-    learned = method.learned(tensors, conditions.source, step)
+def _structure_of(n: int, held: Tensor) -> Tensor | None:
+    """Whose shapes each row of both of guidance's branches takes: n edits, then the sources of those `held`."""
+    if not len(held):
+        return None
+    branch = torch.arange(n + len(held), device=held.device)
+    branch[held] = branch[n:].clone()
+    return torch.cat((branch, len(branch) + branch))
+
+
+def _edited_embedding(learned: Tensor, conditions: Conditions, *, along_source: bool) -> Tensor:
     base = learned
     if along_source:
         base = torch.where(conditions.has_source.view(-1, 1, 1), conditions.source, learned)

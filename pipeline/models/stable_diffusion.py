@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -119,11 +120,28 @@ class StableDiffusion:
         with self._precision(self.dtype):
             return self._text_encoder(ids.to(self.device))[0][0].float()  # type: ignore[no-any-return]
 
-    def predict(self, z: Tensor, timestep: Tensor, embedding: Tensor) -> Tensor:
-        """The network's output for latents (n, c, h, w) at timesteps (n,) under embeddings (n, tokens, width)."""
-        with self._precision(self.dtype):
+    def predict(self, z: Tensor, timestep: Tensor, embedding: Tensor, structure_of: Tensor | None = None) -> Tensor:
+        """The network's output for latents (n, c, h, w) at timesteps (n,) under embeddings (n, tokens, width).
+
+        `structure_of` (n,) names, for each row, the row of the batch whose shapes it takes: its features in
+        the decoder where layout is settled and colour is not (Tumanyan et al., 2023).
+        """
+        with self._precision(self.dtype), self._structure(structure_of):
             output = self._unet(z, timestep, encoder_hidden_states=embedding).sample
         return output.float()  # type: ignore[no-any-return]
+
+    @contextlib.contextmanager
+    def _structure(self, structure_of: Tensor | None) -> Iterator[None]:
+        if structure_of is None:
+            yield
+            return
+        # The second decoder block's first residual block: of all, the one that helped (infra/decisions/0007).
+        block = self._unet.up_blocks[min(1, len(self._unet.up_blocks) - 1)].resnets[0]
+        hook = block.register_forward_hook(lambda _module, _inputs, features: features[structure_of])
+        try:
+            yield
+        finally:
+            hook.remove()
 
     @property
     def _vae_dtype(self) -> torch.dtype:

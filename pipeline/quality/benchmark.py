@@ -91,14 +91,14 @@ def _edit_of(scene: Scene, kind: str) -> Scene:
 
 def standard_systems(guidance_scale: float, full: System) -> dict[str, System]:
     """What the README's table compares: prompt swap, prompt tuning, and the full method."""
-    bare = EditSettings(mask="none", composite="none", interpolation=full.edit.interpolation)
+    bare = EditSettings(mask="none", composite="none", hold_structure=0, interpolation=full.edit.interpolation)
     ddim = InversionSettings(
         method="ddim", guidance_scale=guidance_scale, num_inference_steps=full.inversion.num_inference_steps
     )
     return {
         "prompt swap": System(ddim, bare, 1.0),
         "prompt-tuning": System(full.inversion, bare, full.strength),
-        "prompt-tuning + mask + composite": full,
+        "prompt-tuning + structure + mask + composite": full,
     }
 
 
@@ -124,7 +124,11 @@ def run_system(
     """Make every case's edit and score it against the truth; `keep` receives each output."""
     scores = []
     for chunk in _chunks(list(zip(cases, inversions, strict=True)), batch):
-        requests = [EditRequest(i, case.prompt, system.strength) for i, (case, _) in enumerate(chunk)]
+        requests = [
+            # Whoever replaces the object gives up its shape, and says so in the prompt row.
+            EditRequest(i, case.prompt, system.strength, hold_structure=0.0 if case.kind == "object" else None)
+            for i, (case, _) in enumerate(chunk)
+        ]
         results = editor.edit_rows([inversion for _, inversion in chunk], requests, system.edit)
         for (case, inversion), result in zip(chunk, results, strict=True):
             if isinstance(result, RowError):

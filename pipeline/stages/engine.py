@@ -112,6 +112,7 @@ class Engine:
                 strength=order.edit.strength,
                 negative_prompt=order.edit.negative_prompt,
                 guidance_scale=order.edit.guidance_scale,
+                hold_structure=order.edit.hold_structure,
                 mask=masks[row["image_id"]],
             )
             for row, order in jobs

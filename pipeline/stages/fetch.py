@@ -165,6 +165,7 @@ class Fetch:
             negative_prompt=edit.negative_prompt,
             strength=edit.strength,
             guidance_scale=edit.guidance_scale,
+            hold_structure=edit.hold_structure,
             seed=_NO_SEED if edit.seed is None else edit.seed,
             mask_sha256=None if mask is None else sha256_hex(mask),
             settings=self._config.edit.model_dump(),

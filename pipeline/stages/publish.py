@@ -141,6 +141,7 @@ class Publish:
             "negative_prompt": edit.negative_prompt,
             "source_prompt": row["source_prompt"],
             "guidance_scale": fitted if edit.guidance_scale is None else edit.guidance_scale,
+            "hold_structure": (self._settings.hold_structure if edit.hold_structure is None else edit.hold_structure),
             "seed": order.seed,
             "width": pixels.shape[1],
             "height": pixels.shape[0],

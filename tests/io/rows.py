@@ -54,6 +54,7 @@ def edit_row(name: str, **columns: Any) -> dict[str, Any]:
         "negative_prompt": None,
         "source_prompt": None,
         "guidance_scale": 3.0,
+        "hold_structure": 0.5,
         "seed": 7,
         "width": 64,
         "height": 48,

@@ -107,6 +107,7 @@ def test_strengths_in_a_csv_cell(tmp_path: Path, strength: str) -> None:
         ({"edit_id": "a", "prompt": "x", "strength": [0.5, 1, 0.5]}, "strength: expected each value once"),
         ({"edit_id": "a", "prompt": "x", "seed": -1}, "seed: "),
         ({"edit_id": "a", "prompt": "x", "guidance_scale": 99}, "guidance_scale: "),
+        ({"edit_id": "a", "prompt": "x", "hold_structure": 1.5}, "hold_structure: "),
         ({"edit_id": "a", "prompt": "x", "where": "mugs"}, "where: "),
         ({"edit_id": "a", "prompt": "x", "where": {"n": [[1]]}}, "where: expected a value or a list of values for 'n'"),
         ({"edit_id": "a", "prompt": "x", "where": {"n": []}}, "where: expected a value or a list of values for 'n'"),
