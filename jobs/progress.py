@@ -94,7 +94,7 @@ def _line(plan: Plan, counts: Counts, seconds: float) -> str:
 
 def _left(plan: Plan, counts: Counts, seconds: float) -> str:
     """How long the rest takes, at most, at the speed of what was made now; what was there already took no time."""
-    inversion, edit = work_of(plan.config.inversion)
+    inversion, edit = work_of(plan)
     made = counts.inverted * inversion + counts.edited * edit
     images = 0 if plan.command == "edit" else len(plan.images) - counts.images
     rest = images * inversion + (plan.edits - counts.edits) * edit

@@ -46,7 +46,7 @@ def plan_lines(plan: Plan, there: Summary, images: int, edits: int) -> Iterator[
         images: how many are not inverted.
         edits: how many are not made.
     """
-    inversion, edit = work_of(plan.config.inversion)
+    inversion, edit = work_of(plan)
     work = images * inversion + edits * edit
     yield f"asked: {len(plan.images)} images, {plan.edits} edits of them; {len(plan.refusals)} manifest rows refused"
     yield f"output: {plan.output} holds {there.inversions} inversions and {there.edits} edits; none is made twice"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
-from pipeline.config import InversionSettings, JobConfig
+from pipeline.config import JobConfig
 from pipeline.errors import JobError, RowError
 from pipeline.io import storage
 from pipeline.io.manifest import (
@@ -197,8 +198,12 @@ def remainder(plan: Plan) -> tuple[int, int]:
     return images, edits
 
 
-def work_of(settings: InversionSettings) -> tuple[int, int]:
+def work_of(plan: Plan) -> tuple[int, int]:
     """Network evaluations, at most, of one inversion and of one edit; a gradient step counts as three."""
+    settings = plan.config.inversion
     steps = settings.num_inference_steps
     fitting = 0 if settings.method == "ddim" else steps * (2 + 3 * settings.max_iterations)
-    return steps * (1 + settings.refine_iterations) + fitting, 2 * steps
+    jobs = plan.config.edit.hold_structure
+    held = max((jobs if p.hold_structure is None else p.hold_structure for p in plan.prompts), default=jobs)
+    # Guidance takes two; where structure is held, the source beside the edit takes two more.
+    return steps * (1 + settings.refine_iterations) + fitting, 2 * steps + 2 * math.ceil(held * steps)

@@ -35,6 +35,7 @@ INVERSION_SCHEMA: Final = pa.schema(
         _required("settings", pa.string()),
         _required("width", pa.int32()),
         _required("height", pa.int32()),
+        pa.field("frames", pa.int32()),
         _required("tensors", pa.binary()),
         _required("tensor_index", pa.string()),
         pa.field("vae_psnr", pa.float32()),

@@ -86,7 +86,7 @@ class Engine:
             there.add(key)
             if not row["named"]:
                 part["model"] = self._editor.model_name
-                part["inversion"] = _columns(inversion)
+                part["inversion"] = _columns(inversion, row["frames"])
                 part["tensors"] = pack(inversion.tensors)
             yield part
 
@@ -140,7 +140,7 @@ class Engine:
             inversion_key=row["inversion_key"],
             model=self._editor.model_name,
             original=row["original"],
-            inversion=_columns(inversion),
+            inversion=_columns(inversion, row["frames"]),
             tensors=None,
             orders=dump([order for order, _ in made]),
             pictures=_packed([synthesis for _, synthesis in made]) if made else None,
@@ -151,7 +151,7 @@ class Engine:
         )
 
 
-def _columns(inversion: Inversion) -> str:
+def _columns(inversion: Inversion, frames: int | None) -> str:
     """The inversion's columns of the artifact table, as JSON."""
     width, height = inversion.size
     return json.dumps(
@@ -161,6 +161,7 @@ def _columns(inversion: Inversion) -> str:
             "settings": inversion.settings.model_dump_json(),
             "width": width,
             "height": height,
+            "frames": frames,
             "vae_psnr": inversion.vae_psnr,
             "recon_psnr": inversion.recon_psnr,
             "iterations": inversion.iterations,

@@ -198,11 +198,12 @@ class Fetch:
             original = photo = None
         if mask is not None:
             self._check_mask(visit, mask, photo)
+        frames = None if photo is None else photo.frames
         if invert:
-            return Payloads(original=original, mask=mask, artifact=None, tensors=None)
+            return Payloads(original=original, mask=mask, frames=frames, artifact=None, tensors=None)
         artifact = read_inversion(self._committed.inversions, visit.inversion_key)
         columns = json.dumps({name: artifact[name] for name in _ARTIFACT_COLUMNS})
-        return Payloads(original=original, mask=mask, artifact=columns, tensors=artifact["tensors"])
+        return Payloads(original=original, mask=mask, frames=frames, artifact=columns, tensors=artifact["tensors"])
 
     def _checked_original(self, visit: _Visit, original: bytes | None) -> bytes:
         if original is None:

@@ -37,6 +37,7 @@ class Payloads(TypedDict):
 
     original: bytes | None  # the encoded photograph
     mask: bytes | None  # the encoded mask
+    frames: int | None  # pictures that the file of the photograph holds; the first is used
     artifact: str | None  # JSON: the committed inversion's columns, without its tensors
     tensors: bytes | None
 
@@ -94,7 +95,7 @@ class FailedRow:
     edits: int
 
 
-NOTHING: Final = Payloads(original=None, mask=None, artifact=None, tensors=None)
+NOTHING: Final = Payloads(original=None, mask=None, frames=None, artifact=None, tensors=None)
 
 
 def image_columns(row: ImageColumns) -> ImageColumns:

@@ -29,6 +29,7 @@ def inversion_row(name: str, **columns: Any) -> dict[str, Any]:
         "settings": "{}",
         "width": 64,
         "height": 48,
+        "frames": 1,
         "tensors": f"tensors of {name}".encode(),
         "tensor_index": "{}",
         "vae_psnr": 31.5,

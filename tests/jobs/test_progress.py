@@ -29,7 +29,7 @@ def test_off_a_terminal_there_is_a_line_now_and_then(
 def test_the_rest_is_timed_by_what_was_made_now() -> None:
     """Rows that were there already took no time, an inversion is as many edits as it costs, and each has its rate."""
     plan = Plan("run", JobConfig(output="/out"), range(1000), (), (), "f" * 64, edits=9000)
-    inversion, edit = work_of(plan.config.inversion)
+    inversion, edit = work_of(plan)
     line = progress._line(plan, Counts(inverted=16, reused=400, kept=3000), 60)
     rest = duration(60 * (584 * inversion + 6000 * edit) / (16 * inversion))
     assert line.endswith(f"inverted 0.27/s, edited 0.00/s, {rest} left")

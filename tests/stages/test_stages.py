@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from pipeline.io.images import decode, encode_png
 from pipeline.io.outcomes import summary
@@ -122,6 +123,25 @@ def test_carried_columns_reach_every_table(output: Path, photograph: Photograph)
     assert [(row["edit_id"], row["code"], row["label"]) for row in table(output, "failures")] == [
         ("named", "row_refused", 4)
     ]
+
+
+def test_an_animation_gives_its_first_frame_and_says_so(output: Path, photograph: Photograph, tmp_path: Path) -> None:
+    """The artifact's row says how many pictures its file held."""
+    shades = [Image.new("RGB", (48, 32), (shade, shade, shade)) for shade in (10, 120, 250)]
+    shades[0].save(tmp_path / "moving.webp", save_all=True, append_images=shades[1:], lossless=True)
+    moving = photograph("a", image_uri=str(tmp_path / "moving.webp"))
+    Job(output, StandInEditor(), [BLUE]).run([moving, photograph("b", 50)])
+    assert {row["image_id"]: row["frames"] for row in table(output, "inversions")} == {"a": 3, "b": 1}
+    assert (decode((output / "images/a/blue/0.png").read_bytes(), 10**6).pixels == 10).all()
+
+
+def test_each_edit_says_how_long_it_held_structure(output: Path, photograph: Photograph) -> None:
+    """The prompt row's share, or the job's where the row names none."""
+    free = PromptRow(edit_id="free", prompt="another thing", hold_structure=0)
+    Job(output, StandInEditor(), [NAMED, free], edit={"hold_structure": 0.25}).run(
+        [photograph("a", carried={"thing": "x"})]
+    )
+    assert {row["edit_id"]: row["hold_structure"] for row in table(output, "edits")} == {"named": 0.25, "free": 0}
 
 
 def test_masks_are_checked(output: Path, photograph: Photograph, tmp_path: Path) -> None:
