@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import uuid
@@ -23,6 +24,7 @@ __all__ = [
     "check_writable",
     "copy_folder",
     "exists",
+    "folder_version",
     "glob",
     "is_folder",
     "join",
@@ -161,6 +163,24 @@ def glob(pattern: str) -> list[str]:
 
     scheme = scheme_of(pattern)
     return sorted(_uri(scheme, path) for path in _on(pattern, matched))
+
+
+def folder_version(folder: str) -> str:
+    """A short text that changes whenever a file below a folder is added, removed or replaced, without reading any.
+
+    Raises:
+        StorageError: nothing is there, or the storage does not answer.
+    """
+
+    def listed(fs: AbstractFileSystem, path: str) -> list[tuple[str, Any, str]]:
+        entries: Mapping[str, Mapping[str, Any]] = fs.find(path, detail=True)
+        stamps = ("ETag", "mtime", "created")
+        return sorted((name, e["size"], str([e.get(stamp) for stamp in stamps])) for name, e in entries.items())
+
+    found = _on(folder, listed)
+    if not found:
+        raise StorageError(f"{folder}: no files below this folder", missing=True)
+    return hashlib.sha256(repr(found).encode()).hexdigest()[:24]
 
 
 def copy_folder(uri: str, destination: Path) -> None:

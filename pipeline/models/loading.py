@@ -19,7 +19,7 @@ _RELEVANT: Final = {".safetensors", ".json", ".txt"}
 def resolve_model(model: str | None) -> Path:
     """Return a local folder for a model: the bundled one, a local folder, an `s3://` folder or a hub id.
 
-    Remote folders are copied once into the user's cache.
+    Remote folders are copied into the user's cache, again whenever one of their files was replaced.
 
     Raises:
         JobError: nothing usable is there.
@@ -44,13 +44,12 @@ def _checked(folder: Path, name: str) -> Path:
 
 def _copied(uri: str) -> Path:
     # The storage module is imported here alone: local models need none of it.
-    from pipeline.io.storage import StorageError, copy_folder
+    from pipeline.io.storage import StorageError, copy_folder, folder_version
 
-    target = _CACHE / hashlib.sha256(uri.rstrip("/").encode()).hexdigest()[:24]
-    if (target / "model_index.json").exists():
-        return target
     try:
-        copy_folder(uri, target)
+        target = _CACHE / hashlib.sha256(uri.rstrip("/").encode()).hexdigest()[:24] / folder_version(uri)
+        if not (target / "model_index.json").exists():
+            copy_folder(uri, target)
     except StorageError as error:
         raise JobError(f"model {uri}: {error}") from error
     return target

@@ -214,9 +214,22 @@ def test_a_folder_is_copied_whole(folder: str, tmp_path: Path) -> None:
     assert [p.name for p in target.parent.iterdir()] == ["copy"]
 
 
+def test_a_folders_version_follows_its_files(folder: str) -> None:
+    """It stays while nothing changes, and a file replaced by one of the same size is another version."""
+    storage.write_bytes(storage.join(folder, "model/a.json"), b"one")
+    before = storage.folder_version(storage.join(folder, "model"))
+    assert storage.folder_version(storage.join(folder, "model")) == before
+    storage.write_bytes(storage.join(folder, "model/a.json"), b"two")
+    replaced = storage.folder_version(storage.join(folder, "model"))
+    storage.write_bytes(storage.join(folder, "model/b.json"), b"")
+    assert len({before, replaced, storage.folder_version(storage.join(folder, "model"))}) == 3
+
+
 def test_a_folder_that_is_not_there_is_not_copied(folder: str, tmp_path: Path) -> None:
     """Copying nothing is an error, and leaves nothing."""
     with pytest.raises(StorageError, match="no files") as raised:
         storage.copy_folder(storage.join(folder, "absent"), tmp_path / "copy")
+    with pytest.raises(StorageError, match="no files"):
+        storage.folder_version(storage.join(folder, "absent"))
     assert raised.value.missing
     assert not (tmp_path / "copy").exists()

@@ -1,0 +1,37 @@
+"""Where a model comes from: remote folders are copied, and copied again when they change."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import JobError
+from pipeline.io.storage import write_bytes
+from pipeline.models import loading
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of the test's own."""
+    monkeypatch.setattr(loading, "_CACHE", tmp_path / "cache")
+    return tmp_path / "cache"
+
+
+@pytest.mark.usefixtures("cache")
+def test_new_weights_under_an_old_uri_are_another_model() -> None:
+    """The fingerprint follows what the remote folder holds now."""
+    uri = "memory://models/replaced"
+    write_bytes(f"{uri}/model_index.json", b"{}")
+    write_bytes(f"{uri}/unet/weights.safetensors", b"old")
+    old, folder = loading.model_fingerprint(uri), loading.resolve_model(uri)
+    assert loading.resolve_model(uri) == folder
+    write_bytes(f"{uri}/unet/weights.safetensors", b"new")
+    assert loading.model_fingerprint(uri) != old
+
+
+@pytest.mark.usefixtures("cache")
+def test_a_remote_folder_that_is_not_there_is_a_clear_error() -> None:
+    """One line that names it."""
+    with pytest.raises(JobError, match="memory://models/absent"):
+        loading.resolve_model("memory://models/absent")
