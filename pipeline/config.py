@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+# The methods that learn embeddings; the others find latents only.
+FITTED: Final = ("prompt-tuning", "null-text")
 
 
 class _Settings(BaseModel):
@@ -14,7 +17,7 @@ class _Settings(BaseModel):
 class InversionSettings(_Settings):
     """How an image is inverted. Part of the inversion key."""
 
-    method: Literal["ddim", "prompt-tuning"] = Field(
+    method: Literal["ddim", "prompt-tuning", "null-text", "negative-prompt"] = Field(
         "prompt-tuning", description="how latents and embeddings are found"
     )
     num_inference_steps: int = Field(50, ge=1, le=1000, description="steps from the image to noise, and back")
@@ -24,6 +27,15 @@ class InversionSettings(_Settings):
     max_iterations: int = Field(5, ge=0, le=1000, description="gradient steps per embedding, at most")
     learning_rate: float = Field(0.03, gt=0, le=1, description="Adam's learning rate, falling to zero over a fit")
     tolerance: float = Field(1e-4, ge=0, description="a row stops once its latent error is below this")
+
+    @model_validator(mode="after")
+    def _sensible(self) -> InversionSettings:
+        """Refuse combinations in which a setting could not do what it says."""
+        if self.method == "null-text" and self.guidance_scale == 1:
+            raise ValueError("null-text: expected a guidance scale other than 1; at 1 the learned embedding has no say")
+        if self.method not in FITTED and self.embeddings == "shared":
+            raise ValueError(f"{self.method}: expected embeddings per-step, as it learns none; got shared")
+        return self
 
 
 class EditSettings(_Settings):

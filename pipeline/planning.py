@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
-from pipeline.config import JobConfig
+from pipeline.config import FITTED, JobConfig
 from pipeline.errors import JobError, RowError
 from pipeline.io import storage
 from pipeline.io.manifest import (
@@ -202,7 +202,7 @@ def work_of(plan: Plan) -> tuple[int, int]:
     """Network evaluations, at most, of one inversion and of one edit; a gradient step counts as three."""
     settings = plan.config.inversion
     steps = settings.num_inference_steps
-    fitting = 0 if settings.method == "ddim" else steps * (2 + 3 * settings.max_iterations)
+    fitting = 0 if settings.method not in FITTED else steps * (2 + 3 * settings.max_iterations)
     jobs = plan.config.edit.hold_structure
     held = max((jobs if p.hold_structure is None else p.hold_structure for p in plan.prompts), default=jobs)
     # Guidance takes two; where structure is held, the source beside the edit takes two more.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 import torch
 from torch import Tensor
@@ -30,12 +30,16 @@ _WARMTH: Final = 0.5
 
 @dataclass(frozen=True, slots=True)
 class FitSettings:
-    """Budget of a fit: Adam's first rate, its iterations per embedding at most, and the error that is enough."""
+    """Budget of a fit: Adam's first rate, its iterations per embedding at most, and the error that is enough.
+
+    `branch` names the branch of guidance whose embedding is learned; the other's is given and stays.
+    """
 
     guidance_scale: float
     max_iterations: int
     learning_rate: float
     tolerance: float
+    branch: Literal["conditional", "unconditional"] = "conditional"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,15 +61,16 @@ def fit_per_step(
     predict: PredictAt,
     trajectory: Tensor,
     start: Tensor,
-    unconditional: Tensor,
+    other: Tensor,
     schedule: NoiseSchedule,
     settings: FitSettings,
 ) -> Fit:
-    """Fit one conditional embedding per step (prompt tuning inversion, Dong et al., 2023, alg. 1).
+    """Fit one embedding per step (Dong et al., 2023, alg. 1; Mokady et al., 2023, alg. 1).
 
-    From the noise down, each step's embedding starts half-way between `start` and the last step's, and is
-    moved until the guided step lands on the stored trajectory (N + 1, n, c, h, w). The next step starts
-    from where the fitted one really landed, so errors do not add up.
+    From the noise down, each step's embedding starts half-way between `start` (n, tokens, width) and the last
+    step's, and is moved until the guided step lands on the stored trajectory (N + 1, n, c, h, w). The next step
+    starts from where the fitted one really landed, so errors do not add up. The other branch's embedding is
+    `other` (1 or n, tokens, width).
     """
     n_steps, n = schedule.num_inference_steps, trajectory.shape[1]
     embeddings, iterations = [], torch.zeros(n, dtype=torch.long)
@@ -73,7 +78,7 @@ def fit_per_step(
     z, fitted = trajectory[n_steps], start
     for step in range(n_steps, 0, -1):
         warm = start.lerp(fitted, _WARMTH)
-        z, fitted, taken = _fit_step(predict, z, trajectory[step - 1], warm, unconditional, schedule, step, settings)
+        z, fitted, taken = _fit_step(predict, z, trajectory[step - 1], warm, other, schedule, step, settings)
         embeddings.append(fitted)
         iterations += taken
     return Fit(torch.stack(embeddings[::-1]), iterations, z)
@@ -84,21 +89,21 @@ def _fit_step(
     z: Tensor,
     goal: Tensor,
     warm: Tensor,
-    unconditional: Tensor,
+    other: Tensor,
     schedule: NoiseSchedule,
     step: int,
     settings: FitSettings,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Fit the embeddings of one step → (landed latents, embeddings, iterations per row)."""
     steps = torch.full((len(z),), step, device=z.device)
-    constant = _constant_branch(predict, z, steps, unconditional)
+    constant = _constant_branch(predict, z, steps, other)
     landed, fitted, taken = torch.empty_like(goal), warm.clone(), torch.zeros(len(z), dtype=torch.long)
     active, rows, adam = torch.arange(len(z), device=z.device), warm, Adam.of(warm)
     for iteration in range(settings.max_iterations + 1):
         last = iteration == settings.max_iterations
         rows = rows.detach().requires_grad_(not last)
         with torch.set_grad_enabled(not last):
-            output = guided(constant[active], predict(z[active], steps[active], rows).float(), settings.guidance_scale)
+            output = _guided(constant[active], predict(z[active], steps[active], rows), settings)
             arrived = step_down(z[active], output, schedule, step)
             losses = (arrived - goal[active]).square().mean(dim=(1, 2, 3))
         landed[active], fitted[active] = arrived.detach(), rows.detach()
@@ -119,11 +124,11 @@ def fit_shared(
     predict: PredictAt,
     trajectory: Tensor,
     start: Tensor,
-    unconditional: Tensor,
+    other: Tensor,
     schedule: NoiseSchedule,
     settings: FitSettings,
 ) -> Fit:
-    """Fit one conditional embedding per row for all steps together: the smallest artifact.
+    """Fit one embedding per row for all steps together: the smallest artifact.
 
     Each round visits every step once, from the noise down, and moves each row's embedding against that
     step's error from the stored trajectory. A row stops after a round whose mean error is below the
@@ -131,7 +136,7 @@ def fit_shared(
     since no embedding suits all steps and a constant rate would end wherever the last step pulled it.
     """
     n_steps, n = schedule.num_inference_steps, trajectory.shape[1]
-    fitted, iterations = start.float(), torch.zeros(n, dtype=torch.long)
+    fitted, iterations, other = start.float(), torch.zeros(n, dtype=torch.long), other.expand(n, -1, -1)
     active, adam = torch.arange(n, device=start.device), Adam.of(fitted)
     for round_ in range(settings.max_iterations):
         rate = settings.learning_rate * (1 - round_ / settings.max_iterations)
@@ -140,7 +145,7 @@ def fit_shared(
         for step in range(n_steps, 0, -1):
             rows = rows.detach().requires_grad_()
             z, goal = trajectory[step, active], trajectory[step - 1, active]
-            output = _guided_output(predict, z, step, rows, unconditional, settings)
+            output = _guided_output(predict, z, step, rows, other[active], settings)
             losses = (step_down(z, output, schedule, step) - goal).square().mean(dim=(1, 2, 3))
             (gradient,) = torch.autograd.grad(losses.sum(), rows)
             direction, adam = adam.direction(gradient)
@@ -155,18 +160,24 @@ def fit_shared(
     z = trajectory[n_steps]
     with torch.no_grad():
         for step in range(n_steps, 0, -1):
-            z = step_down(z, _guided_output(predict, z, step, fitted, unconditional, settings), schedule, step)
+            z = step_down(z, _guided_output(predict, z, step, fitted, other, settings), schedule, step)
     return Fit(fitted[None], iterations, z)
 
 
 def _guided_output(
-    predict: PredictAt, z: Tensor, step: int, rows: Tensor, unconditional: Tensor, settings: FitSettings
+    predict: PredictAt, z: Tensor, step: int, rows: Tensor, other: Tensor, settings: FitSettings
 ) -> Tensor:
     steps = torch.full((len(z),), step, device=z.device)
-    constant = _constant_branch(predict, z, steps, unconditional)
-    return guided(constant, predict(z, steps, rows).float(), settings.guidance_scale)
+    constant = _constant_branch(predict, z, steps, other)
+    return _guided(constant, predict(z, steps, rows), settings)
 
 
-def _constant_branch(predict: PredictAt, z: Tensor, steps: Tensor, unconditional: Tensor) -> Tensor:
+def _guided(constant: Tensor, learned: Tensor, settings: FitSettings) -> Tensor:
+    if settings.branch == "conditional":
+        return guided(constant, learned.float(), settings.guidance_scale)
+    return guided(learned.float(), constant, settings.guidance_scale)
+
+
+def _constant_branch(predict: PredictAt, z: Tensor, steps: Tensor, other: Tensor) -> Tensor:
     with torch.no_grad():
-        return predict(z, steps, unconditional.expand(len(z), -1, -1)).float()
+        return predict(z, steps, other.expand(len(z), -1, -1)).float()

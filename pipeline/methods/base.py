@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from pipeline.config import InversionSettings
-from pipeline.diffusion.fit import PredictAt
+from pipeline.diffusion.fit import FitSettings, PredictAt, fit_per_step, fit_shared
+from pipeline.diffusion.guidance import guided
 from pipeline.diffusion.schedule import NoiseSchedule
-from pipeline.diffusion.solver import Predict
+from pipeline.diffusion.solver import Predict, denoise, invert
 
 
 class Network(Protocol):
@@ -37,7 +38,7 @@ class Inverted:
 
 
 Invert = Callable[[Network, NoiseSchedule, Tensor, Tensor, Tensor, InversionSettings], Inverted]
-Learned = Callable[[Mapping[str, Tensor], Tensor, int], Tensor]
+Branches = Callable[[Mapping[str, Tensor], Tensor, Tensor, int], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +48,59 @@ class Method:
     Attributes:
         invert: (network, schedule, z_0 (n, c, h, w), source (n, tokens, width), unconditional
             (1, tokens, width), settings) → what to store.
-        learned: (stored tensors of n rows, source (n, tokens, width), step 1..N) → the embedding
-            (n, tokens, width) that stands for each image at that step.
+        branches: (stored tensors of n rows, source (n, tokens, width), null (n, tokens, width), step 1..N) → the
+            embeddings (n, tokens, width) of guidance's unconditional and conditional branch that stand for each
+            image at that step.
     """
 
     invert: Invert
-    learned: Learned
+    branches: Branches
+
+
+def fitted(
+    network: Network,
+    schedule: NoiseSchedule,
+    z_0: Tensor,
+    source: Tensor,
+    start: Tensor,
+    other: Tensor,
+    branch: Literal["conditional", "unconditional"],
+    settings: InversionSettings,
+) -> Inverted:
+    """Invert images under their source prompts without guidance, and fit one branch's embeddings from `start`."""
+    trajectory = invert(predictor(network, schedule, source), z_0, schedule, settings.refine_iterations)
+    budget = FitSettings(
+        settings.guidance_scale, settings.max_iterations, settings.learning_rate, settings.tolerance, branch
+    )
+    fit = fit_per_step if settings.embeddings == "per-step" else fit_shared
+    found = fit(predictor_at(network, schedule), trajectory, start, other, schedule, budget)
+    tensors = {"trajectory": trajectory.transpose(0, 1), "embeddings": found.embeddings.transpose(0, 1)}
+    return Inverted(tensors, found.z_0, found.iterations)
+
+
+def learned_at(tensors: Mapping[str, Tensor], step: int) -> Tensor:
+    """The stored embeddings (n, tokens, width) of a step, from "embeddings" (n, N or 1, tokens, width)."""
+    embeddings = tensors["embeddings"]
+    return embeddings[:, 0 if embeddings.shape[1] == 1 else step - 1].float()
+
+
+def replay(
+    network: Network,
+    schedule: NoiseSchedule,
+    z: Tensor,
+    branches: Callable[[int], tuple[Tensor, Tensor]],
+    guidance_scale: float,
+) -> Tensor:
+    """Where guided sampling leads from noise latents (n, c, h, w) under each step's embeddings; without gradients."""
+    n = len(z)
+
+    def predict(z: Tensor, step: int) -> Tensor:
+        both = torch.cat([embedding.expand(n, -1, -1) for embedding in branches(step)])
+        output = network.predict(torch.cat((z, z)), schedule.timesteps[step - 1].expand(2 * n), both)
+        return guided(output[:n], output[n:], guidance_scale)
+
+    with torch.no_grad():
+        return denoise(predict, z, schedule)
 
 
 def predictor_at(network: Network, schedule: NoiseSchedule) -> PredictAt:

@@ -13,10 +13,9 @@ import torch
 from torch import Tensor
 
 from pipeline.config import InversionSettings
-from pipeline.diffusion.guidance import guided
 from pipeline.diffusion.schedule import NoiseSchedule
-from pipeline.diffusion.solver import denoise, invert
-from pipeline.methods.base import Inverted, Method, Network, predictor
+from pipeline.diffusion.solver import invert
+from pipeline.methods.base import Inverted, Method, Network, predictor, replay
 
 
 def _invert(
@@ -28,18 +27,12 @@ def _invert(
     settings: InversionSettings,
 ) -> Inverted:
     trajectory = invert(predictor(network, schedule, source), z_0, schedule, settings.refine_iterations)
-    source_branch = predictor(network, schedule, source)
-    null_branch = predictor(network, schedule, unconditional)
-
-    def replay(z: Tensor, step: int) -> Tensor:
-        return guided(null_branch(z, step), source_branch(z, step), settings.guidance_scale)
-
-    reached = denoise(replay, trajectory[-1], schedule)
+    reached = replay(network, schedule, trajectory[-1], lambda _: (unconditional, source), settings.guidance_scale)
     return Inverted({"trajectory": trajectory.transpose(0, 1)}, reached, torch.zeros(len(z_0), dtype=torch.long))
 
 
-def _learned(tensors: Mapping[str, Tensor], source: Tensor, step: int) -> Tensor:
-    return source
+def _branches(tensors: Mapping[str, Tensor], source: Tensor, null: Tensor, step: int) -> tuple[Tensor, Tensor]:
+    return null, source
 
 
-DDIM = Method(_invert, _learned)
+DDIM = Method(_invert, _branches)

@@ -33,7 +33,8 @@ class Conditions:
         source: (n, tokens, width) embedding of each source prompt.
         has_source: (n,) bool, whether that prompt was given; without one `source` is the empty prompt's.
         target: (n, tokens, width) embedding of each target prompt.
-        unconditional: (n, tokens, width) embedding of each negative prompt.
+        negative: (n, tokens, width) embedding of each negative prompt.
+        null: (n, tokens, width) embedding of the empty prompt.
         strength, guidance_scale: (n,).
         hold_structure: (n,) in [0, 1], share of the steps, from the noise down, that keep the source's shapes.
         mask: (n, 1, h, w) in [0, 1] over latents, 1 may change; None lets everything change.
@@ -42,7 +43,8 @@ class Conditions:
     source: Tensor
     has_source: Tensor
     target: Tensor
-    unconditional: Tensor
+    negative: Tensor
+    null: Tensor
     strength: Tensor
     guidance_scale: Tensor
     hold_structure: Tensor
@@ -72,20 +74,22 @@ def edit_latents(
 
     def predict(z: Tensor, step: int) -> Tensor:
         """Outputs for n edits and their n sources; of sources that are not held any more, zeros."""
-        learned = method.learned(tensors, conditions.source, step)
+        unconditional, learned = method.branches(tensors, conditions.source, conditions.null, step)
+        # A negative prompt moves the unconditional branch as it would move the empty prompt.
+        away = unconditional + (conditions.negative - conditions.null)
         edited = _edited_embedding(learned, conditions, along_source=along_source)
         held = (conditions.hold_structure * n_steps > n_steps - step).nonzero()[:, 0]
         edits = torch.arange(n, device=z.device)
         rows, images = torch.cat((edits, n + held)), torch.cat((edits, held))
-        branches = network.predict(
+        outputs = network.predict(
             torch.cat((z[rows], z[rows])),
             schedule.timesteps[step - 1].expand(2 * len(rows)),
-            torch.cat((conditions.unconditional[images], edited, learned[held])),
+            torch.cat((away[images], edited, learned[held])),
             _structure_of(n, held),
         )
-        unconditional, conditional = branches.chunk(2)
         output = torch.zeros_like(z)
-        output[rows] = guided(unconditional, conditional, conditions.guidance_scale[images])
+        m = len(rows)
+        output[rows] = guided(outputs[:m], outputs[m:], conditions.guidance_scale[images])
         return output
 
     def hold(z: Tensor, step: int) -> Tensor:
@@ -125,7 +129,7 @@ def automatic_mask(
     n, n_steps = len(trajectory), schedule.num_inference_steps
     differences = []
     for step in sorted({max(1, round(level * n_steps)) for level in _MASK_LEVELS}):
-        learned = method.learned(tensors, conditions.source, step)
+        _, learned = method.branches(tensors, conditions.source, conditions.null, step)
         source = torch.where(conditions.has_source.view(-1, 1, 1), conditions.source, learned)
         z = trajectory[:, step]
         with torch.no_grad():

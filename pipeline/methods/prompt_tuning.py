@@ -15,10 +15,8 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from pipeline.config import InversionSettings
-from pipeline.diffusion.fit import FitSettings, fit_per_step, fit_shared
 from pipeline.diffusion.schedule import NoiseSchedule
-from pipeline.diffusion.solver import invert
-from pipeline.methods.base import Inverted, Method, Network, predictor, predictor_at
+from pipeline.methods.base import Inverted, Method, Network, fitted, learned_at
 
 
 def _invert(
@@ -29,17 +27,11 @@ def _invert(
     unconditional: Tensor,
     settings: InversionSettings,
 ) -> Inverted:
-    trajectory = invert(predictor(network, schedule, source), z_0, schedule, settings.refine_iterations)
-    budget = FitSettings(settings.guidance_scale, settings.max_iterations, settings.learning_rate, settings.tolerance)
-    fit = fit_per_step if settings.embeddings == "per-step" else fit_shared
-    found = fit(predictor_at(network, schedule), trajectory, source, unconditional, schedule, budget)
-    tensors = {"trajectory": trajectory.transpose(0, 1), "embeddings": found.embeddings.transpose(0, 1)}
-    return Inverted(tensors, found.z_0, found.iterations)
+    return fitted(network, schedule, z_0, source, source, unconditional, "conditional", settings)
 
 
-def _learned(tensors: Mapping[str, Tensor], source: Tensor, step: int) -> Tensor:
-    embeddings = tensors["embeddings"]
-    return embeddings[:, 0 if embeddings.shape[1] == 1 else step - 1].float()
+def _branches(tensors: Mapping[str, Tensor], source: Tensor, null: Tensor, step: int) -> tuple[Tensor, Tensor]:
+    return null, learned_at(tensors, step)
 
 
-PROMPT_TUNING = Method(_invert, _learned)
+PROMPT_TUNING = Method(_invert, _branches)

@@ -1,0 +1,37 @@
+"""Null-text inversion (Mokady et al., CVPR 2023, arXiv 2211.09794).
+
+Inverts under the source prompt without guidance, then learns the *unconditional* embedding that makes guided
+sampling retrace the inverted trajectory: one per step (algorithm 1), or one for all steps. The source prompt's
+embedding stays as it is, so that edits by its words mean what they say. Stores the trajectory and the embeddings.
+Needs a guidance other than 1, where the unconditional branch has no say, and the more of it the better: at 1.5 it has
+a quarter of `prompt-tuning`'s grip. The choice for comparison with published results, at 7.5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from pipeline.config import InversionSettings
+from pipeline.diffusion.schedule import NoiseSchedule
+from pipeline.methods.base import Inverted, Method, Network, fitted, learned_at
+
+
+def _invert(
+    network: Network,
+    schedule: NoiseSchedule,
+    z_0: Tensor,
+    source: Tensor,
+    unconditional: Tensor,
+    settings: InversionSettings,
+) -> Inverted:
+    start = unconditional.expand(len(z_0), -1, -1)
+    return fitted(network, schedule, z_0, source, start, source, "unconditional", settings)
+
+
+def _branches(tensors: Mapping[str, Tensor], source: Tensor, null: Tensor, step: int) -> tuple[Tensor, Tensor]:
+    return learned_at(tensors, step), source
+
+
+NULL_TEXT = Method(_invert, _branches)

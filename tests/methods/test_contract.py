@@ -1,0 +1,156 @@
+"""What every method keeps, whatever it learns: tensors, landing, rows, strength."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+
+from pipeline.batch import EditRequest, Inversion, Synthesis
+from pipeline.config import FITTED, EditSettings, InversionSettings
+from pipeline.editor import Editor
+from pipeline.methods import METHODS
+from tests.small_model import save_small_model
+
+STEPS = 4
+SOURCE, TARGET = "a photo of a red mug on a wooden table", "a photo of a blue mug on a wooden table"
+BARE = EditSettings(mask="none", composite="none")
+CHOICES = [{"method": method} for method in METHODS] + [{"method": m, "embeddings": "shared"} for m in FITTED]
+
+
+@pytest.fixture(scope="module")
+def editor(tmp_path_factory: pytest.TempPathFactory) -> Editor:
+    """An editor with the small model."""
+    return Editor.from_pretrained(str(save_small_model(tmp_path_factory.mktemp("model"))), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def inversions(editor: Editor) -> dict[str, list[Inversion]]:
+    """Two photographs, inverted by every method."""
+    images = [_photograph(1), _photograph(2)]
+    return {
+        _name(choice): editor.invert(images, source_prompts=[SOURCE, ""], settings=_settings(choice))
+        for choice in CHOICES
+    }
+
+
+def _settings(choice: dict[str, Any]) -> InversionSettings:
+    return InversionSettings(num_inference_steps=STEPS, max_iterations=3, guidance_scale=3.0, **choice)
+
+
+def _name(choice: dict[str, Any]) -> str:
+    return ", ".join(choice.values())
+
+
+def _photograph(seed: int) -> np.ndarray:
+    """A smooth random picture."""
+    coarse = torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(seed))
+    smooth = torch.nn.functional.interpolate(coarse, size=(32, 32), mode="bicubic").clamp(0, 1)
+    return (smooth[0].permute(1, 2, 0) * 255).byte().numpy()
+
+
+def _edited(editor: Editor, inversion: Inversion, **request: Any) -> np.ndarray:
+    [result] = editor.edit_rows([inversion], [EditRequest(0, **request)], BARE)
+    assert isinstance(result, Synthesis)
+    return result.edited
+
+
+@pytest.fixture(params=[_name(choice) for choice in CHOICES])
+def name(request: pytest.FixtureRequest) -> str:
+    """A method, and where it has the choice, how many embeddings it learns."""
+    return str(request.param)
+
+
+def test_it_stores_the_trajectory_and_where_it_lands(inversions: dict[str, list[Inversion]], name: str) -> None:
+    """All tensors are finite and float16, and both are of the latents' shape."""
+    for inversion in inversions[name]:
+        landing = inversion.tensors["reconstruction"]
+        assert inversion.tensors["trajectory"].shape == (STEPS + 1, *landing.shape)
+        for tensor in inversion.tensors.values():
+            assert tensor.dtype == torch.float16
+            assert bool(tensor.isfinite().all())
+
+
+def test_a_weak_edit_begins_where_the_method_lands(
+    editor: Editor, inversions: dict[str, list[Inversion]], name: str
+) -> None:
+    """What an edit without strength synthesises is the stored reconstruction, with and without holding structure."""
+    for inversion in inversions[name]:
+        nothing = _edited(editor, inversion, prompt=TARGET, strength=0.0)
+        for share in (0.0, 0.5, 1.0):
+            weak = _edited(editor, inversion, prompt=TARGET, strength=1e-6, hold_structure=share)
+            np.testing.assert_allclose(weak, nothing, atol=0.02)
+
+
+def test_its_edits_differ_and_stay_pictures(editor: Editor, inversions: dict[str, list[Inversion]], name: str) -> None:
+    """A prompt, a negative prompt and a guidance scale each have their say."""
+    for inversion in inversions[name]:
+        requests: list[dict[str, Any]] = [
+            {"prompt": SOURCE + " on a lawn"},
+            {"prompt": TARGET},
+            {"prompt": TARGET, "negative_prompt": "a wooden table"},
+            {"prompt": TARGET, "guidance_scale": 6.0},
+        ]
+        pictures = [_edited(editor, inversion, **request) for request in requests]
+        for i, one in enumerate(pictures):
+            assert np.isfinite(one).all()
+            assert all(np.abs(one - other).max() > 1e-4 for other in pictures[:i])
+
+
+def test_only_methods_that_fit_take_gradient_steps(inversions: dict[str, list[Inversion]], name: str) -> None:
+    """Their iterations are counted; the others have none."""
+    fits = inversions[name][0].settings.method in FITTED
+    assert all((inversion.iterations > 0) == fits for inversion in inversions[name])
+
+
+@pytest.mark.parametrize("method", FITTED)
+def test_fitting_lands_nearer_to_the_image_than_its_start(editor: Editor, method: str) -> None:
+    """At a strong guidance more iterations reconstruct the latents better than none."""
+    images = [_photograph(seed) for seed in (3, 4)]
+
+    def missed(iterations: int) -> float:
+        settings = InversionSettings(
+            method=method,  # type: ignore[arg-type]
+            num_inference_steps=STEPS,
+            guidance_scale=5.0,
+            max_iterations=iterations,
+            tolerance=0.0,
+        )
+        found = editor.invert(images, source_prompts=SOURCE, settings=settings)
+        return float(sum((i.tensors["reconstruction"] - i.tensors["trajectory"][0]).square().mean() for i in found))
+
+    assert missed(30) < missed(0)
+
+
+def test_a_negative_prompt_inversion_needs_no_fit_at_any_guidance(editor: Editor) -> None:
+    """It lands at strong guidance where plain DDIM lands at guidance 1."""
+    [plain] = editor.invert(
+        [_photograph(5)],
+        source_prompts=SOURCE,
+        settings=InversionSettings(method="ddim", num_inference_steps=STEPS, guidance_scale=1.0),
+    )
+    [negative] = editor.invert(
+        [_photograph(5)],
+        source_prompts=SOURCE,
+        settings=InversionSettings(method="negative-prompt", num_inference_steps=STEPS, guidance_scale=7.5),
+    )
+    torch.testing.assert_close(
+        negative.tensors["reconstruction"], plain.tensors["reconstruction"], rtol=1e-2, atol=1e-2
+    )
+
+
+@pytest.mark.parametrize(
+    ("choice", "said"),
+    [
+        ({"method": "null-text", "guidance_scale": 1.0}, "expected a guidance scale other than 1"),
+        ({"method": "ddim", "embeddings": "shared"}, "it learns none"),
+        ({"method": "negative-prompt", "embeddings": "shared"}, "it learns none"),
+    ],
+)
+def test_a_combination_without_sense_is_refused(choice: dict[str, Any], said: str) -> None:
+    """A setting that could not do what it says stops the job before it starts."""
+    with pytest.raises(ValidationError, match=said):
+        InversionSettings(**choice)
