@@ -132,6 +132,7 @@ def edit_batch(
         tensors,
         replace(conditions, mask=mask),
         along_source=settings.interpolation == "source-to-target",
+        skip=settings.skip,
     )
     edited = model.decode_latents(z_0).cpu()
     over_pixels = torch.ones_like(edited[:, :1]) if mask is None else _upsampled(mask.cpu(), edited.shape[-2:])

@@ -17,7 +17,7 @@ class _Settings(BaseModel):
 class InversionSettings(_Settings):
     """How an image is inverted. Part of the inversion key."""
 
-    method: Literal["ddim", "prompt-tuning", "null-text", "negative-prompt"] = Field(
+    method: Literal["ddim", "prompt-tuning", "null-text", "negative-prompt", "direct", "edit-friendly"] = Field(
         "prompt-tuning", description="how latents and embeddings are found"
     )
     num_inference_steps: int = Field(50, ge=1, le=1000, description="steps from the image to noise, and back")
@@ -48,6 +48,7 @@ class EditSettings(_Settings):
     hold_structure: float = Field(
         0.5, ge=0, le=1, description="share of the steps that keep the source's shapes; 0 to replace objects"
     )
+    skip: float = Field(0.0, ge=0, lt=1, description="share of the steps, from the noise down, that an edit leaves out")
     mask: Literal["auto", "none"] = Field("auto", description="auto: the given mask, else one from the predictions")
     composite: Literal["full", "none"] = Field(
         "full",

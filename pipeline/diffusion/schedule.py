@@ -51,6 +51,16 @@ class NoiseSchedule:
             return z - sigma * output, z + alpha * output
         return output, (z - alpha * output) / sigma
 
+    def fresh_noise(self, step: int, eta: float) -> Tensor:
+        """How much of the noise at `step - 1` a step down from `step` draws anew (Song et al., 2021, eq. 16).
+
+        0 is the deterministic DDIM; 1 is as random as DDPM.
+        """
+        alpha, sigma = self.alpha, self.sigma
+        # For a step to no noise at all this is 0, like that noise.
+        kept = (alpha[step] * sigma[step - 1] / (alpha[step - 1] * sigma[step])).square()
+        return eta * sigma[step - 1] * (1 - kept).clamp(min=0).sqrt()
+
 
 def ddim_schedule(
     alphas_cumprod: Tensor,

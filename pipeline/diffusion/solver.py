@@ -19,10 +19,16 @@ Predict = Callable[[Tensor, int], Tensor]
 AfterStep = Callable[[Tensor, int], Tensor]
 
 
-def step_down(z: Tensor, output: Tensor, schedule: NoiseSchedule, step: int) -> Tensor:
-    """One step towards the image: latents at `step` → latents at `step - 1`."""
+def step_down(z: Tensor, output: Tensor, schedule: NoiseSchedule, step: int, eta: float = 0.0) -> Tensor:
+    """One step towards the image: latents at `step` → latents at `step - 1`.
+
+    With `eta` above 0 it is the mean of a step that draws `schedule.fresh_noise(step, eta)` anew.
+    """
     x_0, eps = schedule.pair(z, output, step)
-    return schedule.alpha[step - 1] * x_0 + schedule.sigma[step - 1] * eps
+    sigma = schedule.sigma[step - 1]
+    if eta:
+        sigma = (sigma.square() - schedule.fresh_noise(step, eta).square()).clamp(min=0).sqrt()
+    return schedule.alpha[step - 1] * x_0 + sigma * eps
 
 
 def step_up(z: Tensor, eps: Tensor, schedule: NoiseSchedule, step: int) -> Tensor:
@@ -53,11 +59,19 @@ def invert(predict: Predict, z_0: Tensor, schedule: NoiseSchedule, refine_iterat
     return torch.stack(trajectory)
 
 
-def denoise(predict: Predict, z: Tensor, schedule: NoiseSchedule, after_step: AfterStep | None = None) -> Tensor:
-    """Noise latents (n, c, h, w) → image latents, in float32."""
+def denoise(
+    predict: Predict,
+    z: Tensor,
+    schedule: NoiseSchedule,
+    after_step: AfterStep | None = None,
+    *,
+    start: int | None = None,
+    eta: float = 0.0,
+) -> Tensor:
+    """Latents (n, c, h, w) at step `start`, or at pure noise → image latents, in float32; `eta` as in `step_down`."""
     z = z.float()
-    for step in range(schedule.num_inference_steps, 0, -1):
-        z = step_down(z, predict(z, step), schedule, step)
+    for step in range(schedule.num_inference_steps if start is None else start, 0, -1):
+        z = step_down(z, predict(z, step), schedule, step, eta)
         if after_step is not None:
             z = after_step(z, step - 1)
     return z

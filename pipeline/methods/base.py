@@ -13,7 +13,7 @@ from pipeline.config import InversionSettings
 from pipeline.diffusion.fit import FitSettings, PredictAt, fit_per_step, fit_shared
 from pipeline.diffusion.guidance import guided
 from pipeline.diffusion.schedule import NoiseSchedule
-from pipeline.diffusion.solver import Predict, denoise, invert
+from pipeline.diffusion.solver import Predict, denoise, invert, step_down
 
 
 class Network(Protocol):
@@ -51,10 +51,15 @@ class Method:
         branches: (stored tensors of n rows, source (n, tokens, width), null (n, tokens, width), step 1..N) → the
             embeddings (n, tokens, width) of guidance's unconditional and conditional branch that stand for each
             image at that step.
+        eta: randomness of the steps that the method samples with, as in `step_down`.
+        residual: (stored tensors of n rows, step 1..N) → what is added (n, c, h, w) to latents after that step, which
+            brings the source back to the trajectory; None adds nothing.
     """
 
     invert: Invert
     branches: Branches
+    eta: float = 0.0
+    residual: Callable[[Mapping[str, Tensor], int], Tensor] | None = None
 
 
 def fitted(
@@ -76,6 +81,38 @@ def fitted(
     found = fit(predictor_at(network, schedule), trajectory, start, other, schedule, budget)
     tensors = {"trajectory": trajectory.transpose(0, 1), "embeddings": found.embeddings.transpose(0, 1)}
     return Inverted(tensors, found.z_0, found.iterations)
+
+
+def corrected(
+    network: Network,
+    schedule: NoiseSchedule,
+    trajectory: Tensor,
+    branches: tuple[Tensor, Tensor],
+    guidance_scale: float,
+    eta: float,
+) -> Inverted:
+    """What guided sampling has to add after each step to stay on the trajectory (N + 1, n, c, h, w)."""
+    n, n_steps = trajectory.shape[1], schedule.num_inference_steps
+    both = torch.cat([embedding.expand(n, -1, -1) for embedding in branches])
+    z, residuals = _as_stored(trajectory[n_steps]), []
+    for step in range(n_steps, 0, -1):
+        with torch.no_grad():
+            output = network.predict(torch.cat((z, z)), schedule.timesteps[step - 1].expand(2 * n), both)
+        arrived = step_down(z, guided(output[:n], output[n:], guidance_scale), schedule, step, eta)
+        residuals.append(_as_stored(trajectory[step - 1] - arrived))
+        # Going on from where the stored numbers lead keeps their rounding from adding up.
+        z = arrived + residuals[-1]
+    tensors = {"trajectory": trajectory.transpose(0, 1), "residuals": torch.stack(residuals[::-1], dim=1)}
+    return Inverted(tensors, z, torch.zeros(n, dtype=torch.long))
+
+
+def _as_stored(tensor: Tensor) -> Tensor:
+    return tensor.half().float()
+
+
+def residual_at(tensors: Mapping[str, Tensor], step: int) -> Tensor:
+    """The stored residual (n, c, h, w) of a step, from "residuals" (n, N, c, h, w)."""
+    return tensors["residuals"][:, step - 1].float()
 
 
 def learned_at(tensors: Mapping[str, Tensor], step: int) -> Tensor:

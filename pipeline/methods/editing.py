@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -59,12 +60,13 @@ def edit_latents(
     conditions: Conditions,
     *,
     along_source: bool,
+    skip: float = 0.0,
 ) -> Tensor:
     """Synthesise n edits (n, c, h, w) from stored tensors, each (n, …).
 
     The inverted noise holds the structure, the interpolated embedding carries the meaning, and outside
     the mask every step returns to the source's own trajectory. `along_source` moves embeddings by
-    target − source where a source prompt is known.
+    target − source where a source prompt is known; `skip` leaves out that share of the steps, from the noise down.
 
     During its share of the steps a row also takes its shapes from its source: the same row at strength 0,
     which runs beside it. At strength 0 both are one, so that a weak edit still begins at the reconstruction.
@@ -92,13 +94,17 @@ def edit_latents(
         output[rows] = guided(outputs[:m], outputs[m:], conditions.guidance_scale[images])
         return output
 
-    def hold(z: Tensor, step: int) -> Tensor:
+    def corrected(z: Tensor, step: int) -> Tensor:
+        if method.residual is not None:
+            z = z + method.residual(tensors, step + 1).repeat(2, 1, 1, 1)
         if conditions.mask is None:
             return z
         return torch.cat((blend(z[:n], trajectory[:, step], conditions.mask), z[n:]))
 
+    start = n_steps - math.floor(skip * n_steps)
+    noise = trajectory[:, start].repeat(2, 1, 1, 1)
     with torch.no_grad():
-        return denoise(predict, torch.cat((trajectory[:, -1], trajectory[:, -1])), schedule, hold)[:n]
+        return denoise(predict, noise, schedule, corrected, start=start, eta=method.eta)[:n]
 
 
 def _structure_of(n: int, held: Tensor) -> Tensor | None:

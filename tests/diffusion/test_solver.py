@@ -60,6 +60,23 @@ def test_denoising_is_ddim(n_steps: int, spacing: str, set_alpha_to_one: bool, p
         z = expected
 
 
+@pytest.mark.parametrize("eta", [0.3, 1.0])
+@pytest.mark.parametrize("set_alpha_to_one", [False, True])
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_a_random_steps_mean_and_noise_are_those_of_ddpm(eta: float, set_alpha_to_one: bool, prediction: str) -> None:
+    """The mean and the noise drawn anew equal diffusers' DDIM step with eta."""
+    scheduler = DDIMScheduler(**SD, steps_offset=1, set_alpha_to_one=set_alpha_to_one, prediction_type=prediction)
+    scheduler.set_timesteps(20)
+    schedule = _ours(scheduler, 20)
+    z, noise = _latents(1), _latents(2)
+    for step, timestep in zip(range(20, 0, -1), scheduler.timesteps, strict=True):
+        output = _toy_network(z, step)
+        expected = scheduler.step(output, timestep, z, eta=eta, variance_noise=noise).prev_sample
+        ours = step_down(z, output, schedule, step, eta) + schedule.fresh_noise(step, eta) * noise
+        torch.testing.assert_close(ours, expected, rtol=2e-4, atol=2e-5)
+        z = expected
+
+
 @pytest.mark.parametrize(("n_steps", "prediction"), [*itertools.product((10, 50), ("epsilon", "v_prediction"))])
 def test_inversion_is_ddim_inversion(n_steps: int, prediction: str) -> None:
     """Every step up equals diffusers' inverse step under the checkpoint's own first alpha."""
