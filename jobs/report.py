@@ -50,11 +50,12 @@ def plan_lines(plan: Plan, there: Summary, images: int, edits: int) -> Iterator[
     work = images * inversion + edits * edit
     yield f"asked: {len(plan.images)} images, {plan.edits} edits of them; {len(plan.refusals)} manifest rows refused"
     yield f"output: {plan.output} holds {there.inversions} inversions and {there.edits} edits; none is made twice"
-    yield f"to do: {images} to invert, {edits} to edit (unless bytes or settings changed)"
+    yield f"to do: {images} to invert, {edits} to edit (more where bytes, prompts or settings changed)"
     yield f"cost: at most {work:,} network evaluations ({inversion:,} per inversion, {edit:,} per edit)"
     before = there.inversions * inversion + there.edits * edit
     if before and there.seconds:
-        yield f"time: about {duration(there.seconds * work / before)} on one actor, at the speed of this output so far"
+        took = duration(there.seconds * work / before)
+        yield f"time: about {took} on one actor, at the speed of this output so far, if that had these settings"
     else:
         yield "time: not known before something has run; a run over a few images into this output measures it"
 

@@ -148,10 +148,8 @@ def _conditions(
     model: StableDiffusion, inversions: list[Inversion], requests: list[EditRequest], settings: EditSettings
 ) -> Conditions:
     device = model.device
-    scales = [
-        inversion.settings.guidance_scale if request.guidance_scale is None else request.guidance_scale
-        for inversion, request in zip(inversions, requests, strict=True)
-    ]
+    fitted = [inversion.settings.guidance_scale for inversion in inversions]
+    scales = [f if r.guidance_scale is None else r.guidance_scale for f, r in zip(fitted, requests, strict=True)]
     held = [settings.hold_structure if r.hold_structure is None else r.hold_structure for r in requests]
     return Conditions(
         source=model.encode_prompts([inversion.source_prompt for inversion in inversions]),
@@ -161,6 +159,7 @@ def _conditions(
         null=model.encode_prompts([""] * len(requests)),
         strength=torch.tensor([request.strength for request in requests], device=device),
         guidance_scale=torch.tensor(scales, device=device),
+        fitted_scale=torch.tensor(fitted, device=device),
         hold_structure=torch.tensor(held, device=device),
     )
 

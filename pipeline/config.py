@@ -9,6 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 # The methods that learn embeddings; the others find latents only.
 FITTED: Final = ("prompt-tuning", "null-text")
 
+# Shares of the way to noise at which predictions are compared for an automatic mask: where the layout is settled
+# and the content is not (DiffEdit, Couairon et al., 2023, section 3.2, compares at one half).
+MASK_LEVELS: Final = (0.4, 0.5, 0.6, 0.7)
+
 
 class _Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)

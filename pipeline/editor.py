@@ -18,7 +18,7 @@ from pipeline.errors import JobError, RowError
 from pipeline.io.images import resize
 from pipeline.io.pillow import from_pillow, to_pillow
 from pipeline.models.stable_diffusion import StableDiffusion
-from pipeline.records import MAX_STRENGTH, MIN_STRENGTH
+from pipeline.records import MAX_GUIDANCE, MAX_STRENGTH, MIN_STRENGTH
 
 _T = TypeVar("_T")
 
@@ -98,14 +98,17 @@ class Editor:
     ) -> list[list[Any]]:
         """Edit each inversion at each strength → Pillow images, one list per inversion, at the originals' sizes.
 
+        `guidance_scale` None is the inversion's own; `hold_structure` None is that of `settings`.
+
         Raises:
             RowError: an edit's latents are not finite.
-            ValueError: a strength outside [-1, 3].
+            ValueError: a strength outside [-1, 3], a guidance scale outside [0, 30] or a share outside [0, 1].
         """
         strengths = [strength] if isinstance(strength, (int, float)) else list(strength)
         for s in strengths:
-            if not MIN_STRENGTH <= s <= MAX_STRENGTH:
-                raise ValueError(f"strength: expected {MIN_STRENGTH} to {MAX_STRENGTH}; got {s}")
+            _check("strength", s, MIN_STRENGTH, MAX_STRENGTH)
+        _check("guidance_scale", guidance_scale, 0, MAX_GUIDANCE)
+        _check("hold_structure", hold_structure, 0, 1)
         settings = settings or EditSettings()
         requests = [
             EditRequest(
@@ -186,6 +189,11 @@ def _or_raise(result: _T | RowError) -> _T:
     if isinstance(result, RowError):
         raise result
     return result
+
+
+def _check(name: str, value: float | None, low: float, high: float) -> None:
+    if value is not None and not low <= value <= high:
+        raise ValueError(f"{name}: expected {low} to {high}; got {value}")
 
 
 def _fitted_mask(masks: Sequence[Pixels | None] | None, index: int, size: tuple[int, int]) -> Pixels | None:

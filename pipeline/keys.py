@@ -9,7 +9,7 @@ from typing import Any, Final
 
 # Part of every inversion key. Raised when the stored tensors' meaning changes, so that an old artifact
 # is never taken for a new one.
-ARTIFACT_VERSION: Final = 2
+ARTIFACT_VERSION: Final = 3
 # Part of every edit key. Raised when the same request comes to mean other pixels.
 EDIT_VERSION: Final = 2
 
@@ -74,7 +74,7 @@ def edit_key(
     negative_prompt: str,
     strength: float,
     guidance_scale: float | None,
-    hold_structure: float | None,
+    hold_structure: float,
     seed: int,
     mask_sha256: str | None,
     settings: Mapping[str, Any],
@@ -91,7 +91,7 @@ def edit_key(
             "negative_prompt": negative_prompt,
             "strength": float(strength),
             "guidance_scale": None if guidance_scale is None else float(guidance_scale),
-            "hold_structure": None if hold_structure is None else float(hold_structure),
+            "hold_structure": float(hold_structure),
             "seed": seed,
             "mask_sha256": mask_sha256,
             "settings": dict(settings),

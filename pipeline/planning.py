@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
-from pipeline.config import FITTED, JobConfig
+from pipeline.config import FITTED, MASK_LEVELS, InversionSettings, JobConfig
 from pipeline.errors import JobError, RowError
 from pipeline.io import storage
 from pipeline.io.manifest import (
@@ -188,7 +188,7 @@ def _deciding(images: Any, prompts: Iterable[PromptRow]) -> list[dict[str, Any]]
 
 
 def remainder(plan: Plan) -> tuple[int, int]:
-    """How many images to invert and edits to make an output lacks; that bytes or settings changed is not seen."""
+    """How many images to invert and edits to make an output lacks; changed bytes, prompts or settings are not seen."""
     inverted, edited = committed_slots(plan.output)
     asking, images, edits = Asking(plan.prompts), len(plan.images), plan.edits
     for columns in _deciding(plan.images, plan.prompts):
@@ -200,10 +200,20 @@ def remainder(plan: Plan) -> tuple[int, int]:
 
 def work_of(plan: Plan) -> tuple[int, int]:
     """Network evaluations, at most, of one inversion and of one edit; a gradient step counts as three."""
-    settings = plan.config.inversion
-    steps = settings.num_inference_steps
-    fitting = 0 if settings.method not in FITTED else steps * (2 + 3 * settings.max_iterations)
+    steps = plan.config.inversion.num_inference_steps
     jobs = plan.config.edit.hold_structure
     held = max((jobs if p.hold_structure is None else p.hold_structure for p in plan.prompts), default=jobs)
+    mask = 0 if plan.config.edit.mask == "none" else 2 * len(MASK_LEVELS)
     # Guidance takes two; where structure is held, the source beside the edit takes two more.
-    return steps * (1 + settings.refine_iterations) + fitting, 2 * steps + 2 * math.ceil(held * steps)
+    return steps * _per_step(plan.config.inversion), 2 * steps + 2 * math.ceil(held * steps) + mask
+
+
+def _per_step(settings: InversionSettings) -> int:
+    """Network evaluations per step of an inversion: up to the noise, and back as the method does."""
+    up, rounds = 1 + settings.refine_iterations, settings.max_iterations
+    if settings.method == "negative-prompt":
+        return up + 1
+    if settings.method not in FITTED:
+        return up + 2
+    # One embedding per step keeps the other branch of guidance over a step's iterations; one for all steps cannot.
+    return up + 2 + (3 * rounds if settings.embeddings == "per-step" else 4 * rounds)

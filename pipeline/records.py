@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from pipeline.errors import CODES, RowError
 
 MIN_STRENGTH, MAX_STRENGTH = -1.0, 3.0
+MAX_GUIDANCE = 30.0
 
 _Id = Annotated[str, StringConstraints(min_length=1, max_length=512)]
 _Text = Annotated[str, StringConstraints(max_length=10_000)]
@@ -44,7 +45,9 @@ class PromptRow(BaseModel):
         1.0, description="0 is the original, 1 the prompt; a list makes one output each"
     )
     negative_prompt: _Text | None = Field(None, description="what to steer away from")
-    guidance_scale: float | None = Field(None, ge=0, le=30, allow_inf_nan=False, description="none: as fitted")
+    guidance_scale: float | None = Field(
+        None, ge=0, le=MAX_GUIDANCE, allow_inf_nan=False, description="none: as fitted"
+    )
     hold_structure: float | None = Field(
         None, ge=0, le=1, allow_inf_nan=False, description="share of the steps that keep shapes; none: the job's"
     )

@@ -164,6 +164,22 @@ def test_a_strength_outside_its_range_is_refused(editor: Editor) -> None:
         editor.edit(inversions, prompt=TARGET, strength=9)
 
 
+@pytest.mark.parametrize(("name", "value"), [("hold_structure", 5), ("hold_structure", -0.1), ("guidance_scale", 31)])
+def test_a_control_outside_its_range_is_refused(editor: Editor, name: str, value: float) -> None:
+    """As a manifest's is."""
+    inversions = editor.invert([_photograph(1)], settings=SETTINGS["ddim"])
+    with pytest.raises(ValueError, match=f"{name}: expected 0 to .*; got {value}"):
+        editor.edit(inversions, prompt=TARGET, **{name: value})
+
+
+def test_sixteen_bit_images_keep_their_greys(editor: Editor) -> None:
+    """A 16-bit ramp comes back as the 8-bit ramp it is, not clipped to white."""
+    ramp = np.linspace(0, 65535, 40 * 30).reshape(30, 40).astype(np.uint16)
+    inversions = editor.invert([Image.fromarray(ramp)], settings=SETTINGS["ddim"])
+    [[output]] = editor.edit(inversions, prompt=TARGET, strength=0)
+    assert np.abs(np.asarray(output)[..., 0].astype(int) - ramp / 257).max() <= 1
+
+
 def test_transparency_survives_an_edit(editor: Editor) -> None:
     """An image with alpha comes back with that alpha."""
     image = Image.fromarray(_photograph(1)).convert("RGBA")

@@ -15,6 +15,8 @@ from pipeline.keys import artifact_row_key, content_key, sha256_hex
 
 Kind = Literal["inversions", "edits", "failures"]
 
+# Before a user's column that has the name of one of ours.
+_CARRIED: Final = "carried_"
 _TIME: Final = pa.timestamp("us", tz="UTC")
 
 
@@ -167,9 +169,15 @@ def _carried(rows: Sequence[Mapping[str, Any]], taken: set[str]) -> dict[str, pa
     for name in sorted({name for row in rows for name in row.get("carried") or {}}):
         own = name
         while own in taken or own in columns:
-            own = f"carried_{own}"
+            own = _CARRIED + own
         columns[own] = _values([(row.get("carried") or {}).get(name) for row in rows])
     return columns
+
+
+def users_name(column: str) -> str:
+    """What a carried column of the artifact table was called in the image manifest."""
+    name = column.removeprefix(_CARRIED)
+    return name if name in INVERSION_SCHEMA.names else column
 
 
 def _values(values: list[Any]) -> pa.Array:

@@ -65,7 +65,7 @@ def decode(data: bytes, max_pixels: int) -> Photo:
     width, height = image.size
     if width * height > max_pixels:
         raise RowError("image_too_large", f"expected at most {max_pixels} pixels; got {width}×{height}")
-    return _decoded(image)
+    return photo_of(image)
 
 
 def _open(data: bytes) -> Image.Image:
@@ -80,7 +80,12 @@ def _open(data: bytes) -> Image.Image:
         raise RowError("image_not_decodable", f"unreadable header: {_line(error)}") from error
 
 
-def _decoded(image: Image.Image) -> Photo:
+def photo_of(image: Image.Image) -> Photo:
+    """A Pillow image, as `decode` gives it.
+
+    Raises:
+        RowError: image_not_decodable or image_truncated.
+    """
     mode, format_, (width, height) = image.mode, image.format, image.size
     try:
         frames = int(getattr(image, "n_frames", 1))

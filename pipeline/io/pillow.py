@@ -6,19 +6,21 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
+
+from pipeline.io.images import photo_of
 
 
 def from_pillow(image: Any) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
     """A Pillow image, or an array already, → uint8 (h, w, 3), upright, and its alpha (h, w) if it has any.
 
     Raises:
+        RowError: the image is damaged, or of floating point.
         ValueError: an array of another shape or type.
     """
     if isinstance(image, Image.Image):
-        upright = ImageOps.exif_transpose(image)
-        alpha = np.array(upright.convert("RGBA").getchannel("A")) if upright.has_transparency_data else None
-        return np.array(upright.convert("RGB")), alpha
+        photo = photo_of(image)
+        return photo.pixels, photo.alpha
     array = np.asarray(image)
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
         raise ValueError(f"image: expected a Pillow image or uint8 (h, w, 3); got {array.dtype} {array.shape}")

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import JobError
 from pipeline.io import storage
-from pipeline.io.artifacts import INVERSION_SCHEMA
+from pipeline.io.artifacts import INVERSION_SCHEMA, users_name
 from pipeline.io.outcomes import newest
 from pipeline.io.uris import join
 
@@ -56,5 +56,5 @@ def _columns(table: pa.Table) -> pa.Table:
     mask = table["mask_uri"] if "mask_uri" in table.column_names else pa.nulls(len(table), pa.string())
     kept = table.select(list(_KEPT)).add_column(3, "mask_uri", mask)
     for name in own:
-        kept = kept.append_column(name, table[name])
+        kept = kept.append_column(users_name(name), table[name])
     return kept

@@ -22,13 +22,15 @@ class InvalidRowError(Exception):
 
 
 def valid(model: type[_Row], values: Mapping[str, Any]) -> _Row:
-    """Build a row from its values; a null is a value that is not given.
+    """Build a row from its values; a null is a value that is not given, but its column is there.
 
     Raises:
         InvalidRowError: the model refuses it.
     """
+    strict = model.model_config.get("extra") == "forbid"
+    unknown = values.keys() - model.model_fields.keys() if strict else frozenset[str]()
     try:
-        return model.model_validate({name: value for name, value in values.items() if value is not None})
+        return model.model_validate({n: value for n, value in values.items() if value is not None or n in unknown})
     except ValidationError as error:
         raise InvalidRowError(_reason(error)) from error
 

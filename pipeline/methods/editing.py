@@ -10,6 +10,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from pipeline.config import MASK_LEVELS
 from pipeline.diffusion.blend import blend
 from pipeline.diffusion.guidance import guided
 from pipeline.diffusion.interpolate import interpolate
@@ -18,9 +19,6 @@ from pipeline.diffusion.schedule import NoiseSchedule
 from pipeline.diffusion.solver import denoise
 from pipeline.methods.base import Method, Network
 
-# Shares of the way to noise at which predictions are compared for a mask: where the layout is settled
-# and the content is not (DiffEdit, Couairon et al., 2023, section 3.2, compares at one half).
-_MASK_LEVELS: Final = (0.4, 0.5, 0.6, 0.7)
 _MASK_THRESHOLD: Final = 0.18
 _MASK_SOFTNESS: Final = 0.10
 _MASK_GROWTH: Final = 1
@@ -37,6 +35,7 @@ class Conditions:
         negative: (n, tokens, width) embedding of each negative prompt.
         null: (n, tokens, width) embedding of the empty prompt.
         strength, guidance_scale: (n,).
+        fitted_scale: (n,) the guidance at which each image was inverted: where its method leads back to it.
         hold_structure: (n,) in [0, 1], share of the steps, from the noise down, that keep the source's shapes.
         mask: (n, 1, h, w) in [0, 1] over latents, 1 may change; None lets everything change.
     """
@@ -48,6 +47,7 @@ class Conditions:
     null: Tensor
     strength: Tensor
     guidance_scale: Tensor
+    fitted_scale: Tensor
     hold_structure: Tensor
     mask: Tensor | None = None
 
@@ -68,8 +68,9 @@ def edit_latents(
     the mask every step returns to the source's own trajectory. `along_source` moves embeddings by
     target − source where a source prompt is known; `skip` leaves out that share of the steps, from the noise down.
 
-    During its share of the steps a row also takes its shapes from its source: the same row at strength 0,
-    which runs beside it. At strength 0 both are one, so that a weak edit still begins at the reconstruction.
+    During its share of the steps a row also takes its shapes from its source, which runs beside it as it was
+    inverted: at strength 0, with the guidance of the inversion and no negative prompt. An edit with these is one
+    with its source at strength 0, so that it still begins at the reconstruction.
     """
     trajectory = tensors["trajectory"].float()
     n, n_steps = len(trajectory), schedule.num_inference_steps
@@ -82,16 +83,17 @@ def edit_latents(
         edited = _edited_embedding(learned, conditions, along_source=along_source)
         held = (conditions.hold_structure * n_steps > n_steps - step).nonzero()[:, 0]
         edits = torch.arange(n, device=z.device)
-        rows, images = torch.cat((edits, n + held)), torch.cat((edits, held))
+        rows = torch.cat((edits, n + held))
         outputs = network.predict(
             torch.cat((z[rows], z[rows])),
             schedule.timesteps[step - 1].expand(2 * len(rows)),
-            torch.cat((away[images], edited, learned[held])),
+            torch.cat((away, unconditional[held], edited, learned[held])),
             _structure_of(n, held),
         )
         output = torch.zeros_like(z)
         m = len(rows)
-        output[rows] = guided(outputs[:m], outputs[m:], conditions.guidance_scale[images])
+        scales = torch.cat((conditions.guidance_scale, conditions.fitted_scale[held]))
+        output[rows] = guided(outputs[:m], outputs[m:], scales)
         return output
 
     def corrected(z: Tensor, step: int) -> Tensor:
@@ -134,7 +136,7 @@ def automatic_mask(
     trajectory = tensors["trajectory"].float()
     n, n_steps = len(trajectory), schedule.num_inference_steps
     differences = []
-    for step in sorted({max(1, round(level * n_steps)) for level in _MASK_LEVELS}):
+    for step in sorted({max(1, round(level * n_steps)) for level in MASK_LEVELS}):
         _, learned = method.branches(tensors, conditions.source, conditions.null, step)
         source = torch.where(conditions.has_source.view(-1, 1, 1), conditions.source, learned)
         z = trajectory[:, step]

@@ -59,9 +59,12 @@ def _from_hub(model: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    patterns = ["*.safetensors", "*.json", "*.txt", "*.model"]
+    # The pipeline's parts in their default variant: repositories also hold the same weights in single files, in
+    # other precisions, and parts that are not loaded here.
+    wanted = ["*.json", "*/*.txt", "*/*.model", "*/*.safetensors"]
+    unwanted = ["*.fp16.*", "*.non_ema.*", "safety_checker/*", "feature_extractor/*"]
     try:
-        return Path(snapshot_download(model, allow_patterns=patterns))
+        return Path(snapshot_download(model, allow_patterns=wanted, ignore_patterns=unwanted))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise JobError(f"model {model}: no such folder, and the hub did not give it ({reason})") from error

@@ -182,7 +182,7 @@ def _restored(row: Fetched) -> Inversion | RowError:
         return RowError("artifact_unreadable", f"artifact {row['inversion_key']}: {error}")
     return Inversion(
         tensors=tensors,
-        source_prompt=columns["source_prompt"],
+        source_prompt=columns["source_prompt"] or "",
         settings=InversionSettings.model_validate_json(columns["settings"]),
         size=(columns["width"], columns["height"]),
         vae_psnr=columns["vae_psnr"],

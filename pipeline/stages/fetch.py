@@ -157,6 +157,7 @@ class Fetch:
             raise standing
 
     def _order(self, visit: _Visit, edit: Edit, mask: bytes | None) -> Order:
+        settings = self._config.edit
         key = edit_key(
             inversion_key=visit.inversion_key,
             image_id=visit.image.image_id,
@@ -165,10 +166,10 @@ class Fetch:
             negative_prompt=edit.negative_prompt,
             strength=edit.strength,
             guidance_scale=edit.guidance_scale,
-            hold_structure=edit.hold_structure,
+            hold_structure=settings.hold_structure if edit.hold_structure is None else edit.hold_structure,
             seed=_NO_SEED if edit.seed is None else edit.seed,
             mask_sha256=None if mask is None else sha256_hex(mask),
-            settings=self._config.edit.model_dump(),
+            settings=settings.model_dump(exclude={"hold_structure"}),
         )
         return Order(edit, key, seed_of(key) if edit.seed is None else edit.seed)
 

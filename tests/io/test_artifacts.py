@@ -11,6 +11,7 @@ import pytest
 
 from pipeline.io import storage
 from pipeline.io.artifacts import EDIT_SCHEMA, FAILURE_SCHEMA, INVERSION_SCHEMA, write_rows
+from pipeline.io.reuse import inverted_images
 from tests.io.rows import edit_row, failure_row, inversion_row
 
 
@@ -66,6 +67,14 @@ def test_names_of_ours_are_kept_apart(tmp_path: Path) -> None:
     row = pq.read_table(uri).to_pylist()[0]
     assert row["prompt"] == edit_row("a")["prompt"]
     assert sorted(str(v) for n, v in row.items() if n.startswith("carried_")) == ["3", "also", "theirs"]
+
+
+def test_edits_find_a_users_columns_under_their_own_names(tmp_path: Path) -> None:
+    """`{model}` means the product's model in `edit` as in `run`, though the artifact table has a model of its own."""
+    carried = {"model": "X100", "width": 3, "carried_on": "ship"}
+    write_rows(str(tmp_path), "inversions", [{**inversion_row("a"), "carried": carried}])
+    [row] = inverted_images(str(tmp_path), inversion_row("a")["model_fingerprint"]).to_pylist()
+    assert {name: row[name] for name in carried} == carried
 
 
 def test_files_of_one_table_can_be_read_together(tmp_path: Path) -> None:

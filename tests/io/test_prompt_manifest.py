@@ -97,6 +97,7 @@ def test_strengths_in_a_csv_cell(tmp_path: Path, strength: str) -> None:
         ({"edit_id": "a", "prompt": "  "}, "prompt: expected some text; got '  '"),
         ({"edit_id": "a", "prompt": ""}, "prompt: "),
         ({"edit_id": "a", "prompt": "x", "promt": "y"}, "promt: unknown column"),
+        ({"edit_id": "a", "prompt": "x", "promt": None}, "promt: unknown column"),
         (
             {"edit_id": "a", "prompt": "x", "strength": 3.5},
             "strength: expected a number or a list of numbers from -1 to 3",

@@ -102,7 +102,7 @@ def test_a_plan_over_an_output_counts_the_rest(job: Mapping[str, Any]) -> None:
     told = call("plan", *flags(job)).stdout
     assert "to do: 4 to invert, 18 to edit" in told
     assert "8 images, 20 edits" in told
-    assert f"at most {4 * 12 + 18 * 6} network evaluations" in told
+    assert f"at most {4 * 12 + 18 * 14} network evaluations" in told
 
 
 def test_an_output_that_cannot_be_written_stops_a_job_at_once(job: Mapping[str, Any], tmp_path: Path) -> None:

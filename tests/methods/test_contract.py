@@ -13,6 +13,7 @@ from pipeline.batch import EditRequest, Inversion, Synthesis
 from pipeline.config import FITTED, EditSettings, InversionSettings
 from pipeline.editor import Editor
 from pipeline.methods import METHODS
+from pipeline.models.stable_diffusion import StableDiffusion
 from tests.small_model import save_small_model
 
 STEPS = 4
@@ -83,6 +84,35 @@ def test_a_weak_edit_begins_where_the_method_lands(
         for share in (0.0, 0.5, 1.0):
             weak = _edited(editor, inversion, prompt=TARGET, strength=1e-6, hold_structure=share)
             np.testing.assert_allclose(weak, nothing, atol=0.02)
+
+
+def test_the_source_beside_an_edit_goes_as_it_was_inverted(
+    editor: Editor, inversions: dict[str, list[Inversion]], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever guidance, negative prompt and strength an edit has, the latents of its held source are the same."""
+    predict = StableDiffusion.predict
+    sources: list[torch.Tensor] = []
+
+    def watched(
+        model: StableDiffusion,
+        z: torch.Tensor,
+        timestep: torch.Tensor,
+        embedding: torch.Tensor,
+        structure_of: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        if structure_of is not None:
+            sources.append(z[1])  # one edit, its source, and both again for the other branch
+        return predict(model, z, timestep, embedding, structure_of)
+
+    monkeypatch.setattr(StableDiffusion, "predict", watched)
+    [inversion] = inversions[name][:1]
+    _edited(editor, inversion, prompt=TARGET, hold_structure=1.0)
+    plain, sources = sources, []
+    own = {"strength": 0.3, "guidance_scale": 7.5, "negative_prompt": "a lawn"}
+    _edited(editor, inversion, prompt=TARGET, hold_structure=1.0, **own)
+    assert len(plain) == len(sources) == STEPS
+    for one, other in zip(plain, sources, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
 
 
 def test_its_edits_differ_and_stay_pictures(editor: Editor, inversions: dict[str, list[Inversion]], name: str) -> None:

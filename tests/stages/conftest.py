@@ -65,6 +65,8 @@ class StandInEditor:
         self.batches.append(len(requests))
         results: list[Synthesis | RowError] = []
         for request in requests:
+            # A tokenizer takes no None.
+            assert isinstance(inversions[request.inversion].source_prompt, str)
             self._check(request.prompt)
             reconstruction = inversions[request.inversion].tensors["trajectory"].numpy().astype(np.float32) / 255
             target = np.full_like(reconstruction, len(request.prompt) % 10 / 10)

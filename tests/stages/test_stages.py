@@ -68,6 +68,25 @@ def test_new_prompts_reuse_artifacts(output: Path, photograph: Photograph) -> No
     assert editor.batches == [1]
 
 
+def test_new_prompts_reuse_artifacts_of_images_without_a_source_prompt(output: Path, photograph: Photograph) -> None:
+    """What the table holds as null comes back as the empty prompt."""
+    asked = photograph("a", source_prompt=None)
+    Job(output, StandInEditor(), []).run([asked])
+    counts = Job(output, StandInEditor(), [BLUE]).run([asked])
+    assert (counts.inverted, counts.edited, counts.failures) == (0, 3, 0)
+
+
+def test_a_row_that_names_its_share_is_not_remade_when_the_jobs_changes(output: Path, photograph: Photograph) -> None:
+    """The key has the share that the edit is made with, wherever it was said."""
+    held = PromptRow(edit_id="held", prompt="a thing", hold_structure=0.5)
+    Job(output, StandInEditor(), [held]).run([photograph("a")])
+    for share, prompt in ((0.1, held), (0.5, held.model_copy(update={"hold_structure": None}))):
+        counts = Job(output, StandInEditor(), [prompt], edit={"hold_structure": share}).run([photograph("a")])
+        assert (counts.edited, counts.kept) == (0, 1)
+    counts = Job(output, StandInEditor(), [held.model_copy(update={"hold_structure": 0.6})]).run([photograph("a")])
+    assert (counts.edited, counts.kept) == (1, 0)
+
+
 def test_a_prompt_changed_and_changed_back_is_edited_again(output: Path, photograph: Photograph) -> None:
     """A picture is what its manifest asks for now, also where the same was asked before something else."""
     asked = photograph("a")
