@@ -65,11 +65,15 @@ class EditRequest:
 
 @dataclass(frozen=True, slots=True)
 class Synthesis:
-    """One edit at the working size: pictures (h, w, 3) and mask (h, w), float32 in [0, 1]."""
+    """One edit at the working size: pictures (h, w, 3) and mask (h, w), float32 in [0, 1].
+
+    `truncated` says that the model's text window does not hold the whole prompt.
+    """
 
     edited: Values
     reconstruction: Values
     mask: Values
+    truncated: bool = False
 
 
 def invert_batch(
@@ -120,7 +124,7 @@ def edit_batch(
     reconstruction = model.decode_latents(tensors["reconstruction"].float()).cpu()
     if requests[0].strength == 0:
         nothing = torch.zeros_like(reconstruction[:, :1])
-        return [_synthesis(r, r, m) for r, m in zip(reconstruction, nothing, strict=True)]
+        return [_synthesis(r, r, m, truncated=False) for r, m in zip(reconstruction, nothing, strict=True)]
     inversion_settings = inversions[0].settings
     schedule, method = model.schedule(inversion_settings.num_inference_steps), METHODS[inversion_settings.method]
     conditions = _conditions(model, inversions, requests, settings)
@@ -137,7 +141,7 @@ def edit_batch(
     edited = model.decode_latents(z_0).cpu()
     over_pixels = torch.ones_like(edited[:, :1]) if mask is None else _upsampled(mask.cpu(), edited.shape[-2:])
     return [
-        _synthesis(e, r, m)
+        _synthesis(e, r, m, truncated=not model.holds(request.prompt))
         if bool(z.isfinite().all())
         else RowError("non_finite", f"edit {request.prompt!r}: expected finite latents; got NaN or infinity")
         for e, r, m, z, request in zip(edited, reconstruction, over_pixels, z_0, requests, strict=True)
@@ -191,5 +195,7 @@ def _upsampled(mask: Tensor, size: torch.Size) -> Tensor:
     return torch.nn.functional.interpolate(mask, size=size, mode="bilinear", align_corners=False)
 
 
-def _synthesis(edited: Tensor, reconstruction: Tensor, mask: Tensor) -> Synthesis:
-    return Synthesis(edited.permute(1, 2, 0).numpy(), reconstruction.permute(1, 2, 0).numpy(), mask[0].numpy())
+def _synthesis(edited: Tensor, reconstruction: Tensor, mask: Tensor, *, truncated: bool) -> Synthesis:
+    return Synthesis(
+        edited.permute(1, 2, 0).numpy(), reconstruction.permute(1, 2, 0).numpy(), mask[0].numpy(), truncated
+    )

@@ -73,6 +73,9 @@ class JobConfig(_Settings):
     max_side: int = Field(
         0, ge=0, description="side of the square, in pixels, whose area the model works at; 0: the model's own"
     )
+    qa_margin: float = Field(
+        1.0, ge=0, description="dB that a reconstruction may fall short of the autoencoder's before edits are flagged"
+    )
     max_pixels: int = Field(100_000_000, ge=1, description="images that declare more pixels are refused")
     skip_invalid: bool = Field(False, description="run without the refused manifest rows, recording them as failures")
     batch_size: int = Field(16, ge=1, le=4096, description="images that an actor takes through the network together")

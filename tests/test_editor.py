@@ -180,6 +180,17 @@ def test_sixteen_bit_images_keep_their_greys(editor: Editor) -> None:
     assert np.abs(np.asarray(output)[..., 0].astype(int) - ramp / 257).max() <= 1
 
 
+def test_a_prompt_longer_than_the_window_says_so_and_still_edits(editor: Editor) -> None:
+    """It is cut off where diffusers cuts it, and the result says that it was."""
+    [inversion] = editor.invert([_photograph(1)], settings=SETTINGS["ddim"])
+    long = TARGET + " and a red mug" * 40
+    longer = long + " in a white studio"
+    requests = [EditRequest(0, prompt) for prompt in (TARGET, long, longer)]
+    results = editor.edit_rows([inversion], requests, EditSettings(mask="none"))
+    assert [isinstance(r, Synthesis) and r.truncated for r in results] == [False, True, True]
+    np.testing.assert_array_equal(_edited(results[1]), _edited(results[2]))
+
+
 def test_transparency_survives_an_edit(editor: Editor) -> None:
     """An image with alpha comes back with that alpha."""
     image = Image.fromarray(_photograph(1)).convert("RGBA")

@@ -61,7 +61,7 @@ def _run(plan: Plan, history: History, counts: Counts, on_progress: Callable[[Co
     )
     fetch = Fetch(config, Asking(plan.prompts), plan.fingerprint, committed)
     identity = Identity(plan.fingerprint, version("relatent"))
-    publish = Publish(plan.output, config.edit, config.max_pixels, identity, history)
+    publish = Publish(plan.output, config, identity, history)
     for outcome in outcomes(plan, fetch, publish, resources):
         counts += outcome
         on_progress(counts)

@@ -70,6 +70,7 @@ EDIT_SCHEMA: Final = pa.schema(
         pa.field("mask_coverage", pa.float32()),
         pa.field("recon_psnr", pa.float32()),
         pa.field("vae_psnr", pa.float32()),
+        pa.field("qa_flags", pa.list_(pa.string())),
         pa.field("seconds", pa.float32()),
         _required("created_at", _TIME),
     ]

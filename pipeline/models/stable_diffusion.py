@@ -111,6 +111,10 @@ class StableDiffusion:
         """Prompts → embeddings (n, tokens, width); texts used lately are not encoded again."""
         return torch.stack([self._encoded(prompt) for prompt in prompts])
 
+    def holds(self, prompt: str) -> bool:
+        """Whether the whole prompt fits into the text window; of a longer one the rest is cut off, as in diffusers."""
+        return len(self._tokenizer(prompt, truncation=False).input_ids) <= int(self._tokenizer.model_max_length)
+
     @torch.no_grad()
     def _encode_prompt(self, prompt: str) -> Tensor:
         window = self._tokenizer.model_max_length

@@ -144,6 +144,7 @@ class Engine:
             tensors=None,
             orders=dump([order for order, _ in made]),
             pictures=_packed([synthesis for _, synthesis in made]) if made else None,
+            truncated=json.dumps([synthesis.truncated for _, synthesis in made]),
             seconds=seconds,
             reused=0,
             kept=0,

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.config import EditSettings
+from pipeline.config import JobConfig
 from pipeline.diffusion.composite import composite_pixels, to_bytes
 from pipeline.errors import RowError
 from pipeline.io.artifacts import RECOVERED, write_rows
@@ -26,6 +26,7 @@ from pipeline.io.tensors import unpack
 from pipeline.keys import sha256_hex
 from pipeline.planning import Counts
 from pipeline.records import Failure
+from pipeline.stages.flags import qa_flags
 from pipeline.stages.history import History
 from pipeline.stages.rows import FailedRow, Made, Order, load_failures, load_orders
 
@@ -55,18 +56,14 @@ class Publish:
 
     Args:
         output: where to.
-        settings: of the edits.
-        max_pixels: images that declare more are not decoded.
+        config: of the job.
         identity: what made the results.
         history: what failed before; a failure that stands unchanged is not recorded again.
     """
 
-    def __init__(
-        self, output: str, settings: EditSettings, max_pixels: int, identity: Identity, history: History
-    ) -> None:
+    def __init__(self, output: str, config: JobConfig, identity: Identity, history: History) -> None:
         self._output = output
-        self._settings = settings
-        self._max_pixels = max_pixels
+        self._config = config
         self._identity = identity
         self._history = history
 
@@ -89,11 +86,14 @@ class Publish:
         if row["pictures"] is None:
             return part
         pictures = unpack(row["pictures"])
-        photo = None if row["original"] is None else decode(row["original"], self._max_pixels)
+        photo = None if row["original"] is None else decode(row["original"], self._config.max_pixels)
+        truncated: list[bool] = json.loads(row["truncated"])
         for i, order in enumerate(orders):
             edited, reconstruction, mask = (pictures[name][i] for name in ("edited", "reconstruction", "mask"))
             try:
-                part.edits.append(self._edit(row, order, photo, edited, reconstruction, mask))
+                edit = self._edit(row, order, photo, edited, reconstruction, mask)
+                flags = qa_flags(edit, self._config.qa_margin, truncated=truncated[i])
+                part.edits.append(edit | {"qa_flags": flags})
             except Exception as error:  # noqa: BLE001 - whatever is wrong with an edit costs that edit
                 failure = Failure.of(_as_row_error(error), row["image_id"], order.edit)
                 part.failures.append(FailedRow(failure, row["image_uri"], order.key, edits=1))
@@ -112,7 +112,7 @@ class Publish:
         assert row["inversion"] is not None
         inversion = json.loads(row["inversion"])
         edit = order.edit
-        if photo is None or self._settings.composite == "none":
+        if photo is None or self._config.edit.composite == "none":
             pixels, alpha, background_psnr = to_bytes(edited).numpy(), None, None
         else:
             composited = composite_pixels(torch.from_numpy(photo.pixels), edited, reconstruction, mask)
@@ -141,7 +141,9 @@ class Publish:
             "negative_prompt": edit.negative_prompt,
             "source_prompt": row["source_prompt"],
             "guidance_scale": fitted if edit.guidance_scale is None else edit.guidance_scale,
-            "hold_structure": (self._settings.hold_structure if edit.hold_structure is None else edit.hold_structure),
+            "hold_structure": (
+                self._config.edit.hold_structure if edit.hold_structure is None else edit.hold_structure
+            ),
             "seed": order.seed,
             "width": pixels.shape[1],
             "height": pixels.shape[0],

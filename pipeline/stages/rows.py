@@ -66,6 +66,7 @@ class Made(ImageColumns):
     tensors: bytes | None  # the inversion's tensors, where a row is to be committed
     orders: str  # JSON: [Order], the edits that were made
     pictures: bytes | None  # safetensors: edited, reconstruction (n, h, w, 3), mask (n, h, w), in orders' order
+    truncated: str  # JSON: for each order whether its prompt was too long for the model
     seconds: float  # per edit
     reused: int
     kept: int
@@ -143,6 +144,7 @@ def passed_on(row: Fetched, *, reused: int = 0, failures: Sequence[FailedRow] = 
         tensors=None,
         orders="[]",
         pictures=None,
+        truncated="[]",
         seconds=0.0,
         reused=row["reused"] + reused,
         kept=row["kept"],

@@ -64,6 +64,7 @@ def edit_row(name: str, **columns: Any) -> dict[str, Any]:
         "mask_coverage": 0.25,
         "recon_psnr": 31.25,
         "vae_psnr": 31.5,
+        "qa_flags": [],
         "seconds": 0.5,
         "created_at": NOON,
     }

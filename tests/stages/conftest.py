@@ -110,7 +110,7 @@ class Job:
         history = self.history()
         fetched = self.fetch(asked)
         identity = Identity(FINGERPRINT, "0")
-        publish = Publish(self.output, self.config.edit, self.config.max_pixels, identity, history)
+        publish = Publish(self.output, self.config, identity, history)
         work = [row for row in fetched if row["status"] == "work"]
         parts = [[passed_on(row) for row in fetched if row["status"] != "work"]]
         parts += list(Engine(self.config, self.editor)(work)) if work else []

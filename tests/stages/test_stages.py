@@ -163,6 +163,19 @@ def test_each_edit_says_how_long_it_held_structure(output: Path, photograph: Pho
     assert {row["edit_id"]: row["hold_structure"] for row in table(output, "edits")} == {"named": 0.25, "free": 0}
 
 
+def test_what_is_doubtful_about_an_edit_is_in_its_row(output: Path, photograph: Photograph, tmp_path: Path) -> None:
+    """A short reconstruction and an empty mask are flagged; an original is not held against its mask."""
+    (tmp_path / "mask.png").write_bytes(encode_png(np.zeros((32, 48, 3), np.uint8), None, None))
+    asked = [photograph("open"), photograph("shut", 50, mask_uri=str(tmp_path / "mask.png"))]
+    Job(output, StandInEditor(), [BLUE], qa_margin=1.5).run(asked)
+    flags = {(row["image_id"], row["strength"]): row["qa_flags"] for row in table(output, "edits")}
+    assert flags["open", 1.0] == []
+    assert flags["shut", 1.0] == ["mask_empty"]
+    assert flags["shut", 0.0] == []
+    Job(output / "strict", StandInEditor(), [BLUE], qa_margin=0.5).run([asked[0]])
+    assert {tuple(row["qa_flags"]) for row in table(output / "strict", "edits")} == {("reconstruction_short",)}
+
+
 def test_masks_are_checked(output: Path, photograph: Photograph, tmp_path: Path) -> None:
     """A mask of another aspect ratio fails its image; a fitting one reaches the model and the composite."""
     for name, size in (("tall", (64, 16)), ("fits", (32, 48))):
