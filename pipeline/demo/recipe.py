@@ -43,7 +43,7 @@ class Recipe:
     architecture: CatalogueArchitecture = CatalogueArchitecture()
     scenes: int = 24_576
     autoencoder: StageSettings = StageSettings(steps=2_600, batch_size=16, learning_rate=1.2e-3, ema_decay=0.998)
-    denoiser: StageSettings = StageSettings(steps=9_500, batch_size=32, learning_rate=1e-3)
+    denoiser: StageSettings = StageSettings(steps=15_500, batch_size=32, learning_rate=1e-3)
     seed: int = 0
 
     def __post_init__(self) -> None:
