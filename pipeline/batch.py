@@ -14,7 +14,7 @@ from pipeline.config import EditSettings, InversionSettings
 from pipeline.diffusion.schedule import NoiseSchedule
 from pipeline.errors import RowError
 from pipeline.methods import METHODS
-from pipeline.methods.base import Method
+from pipeline.methods.base import Method, Task
 from pipeline.methods.editing import Conditions, automatic_mask, edit_latents
 from pipeline.models.stable_diffusion import StableDiffusion
 
@@ -86,14 +86,15 @@ def invert_batch(
     """
     began = time.perf_counter()
     z_0 = model.encode_images(pixels)
-    found = METHODS[settings.method].invert(
-        model,
-        model.schedule(settings.num_inference_steps),
-        z_0,
-        model.encode_prompts(prompts),
-        model.encode_prompts([""]),
-        settings,
+    task = Task(
+        network=model,
+        schedule=model.schedule(settings.num_inference_steps),
+        z_0=z_0,
+        source=model.encode_prompts(prompts),
+        null=model.encode_prompts([""] * len(prompts)),
+        settings=settings,
     )
+    found = METHODS[settings.method].invert(task)
     ceiling = _psnr(model.decode_latents(z_0).cpu(), pixels)
     reached = _psnr(model.decode_latents(found.z_0).cpu(), pixels)
     seconds = (time.perf_counter() - began) / len(prompts)

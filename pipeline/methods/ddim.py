@@ -7,32 +7,14 @@ or as the base line that the others correct.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-import torch
-from torch import Tensor
-
-from pipeline.config import InversionSettings
-from pipeline.diffusion.schedule import NoiseSchedule
-from pipeline.diffusion.solver import invert
-from pipeline.methods.base import Inverted, Method, Network, predictor, replay
+from pipeline.diffusion.solver import denoise
+from pipeline.methods.base import Inverted, Method, Task, prompts_alone, without_fit
 
 
-def _invert(
-    network: Network,
-    schedule: NoiseSchedule,
-    z_0: Tensor,
-    source: Tensor,
-    unconditional: Tensor,
-    settings: InversionSettings,
-) -> Inverted:
-    trajectory = invert(predictor(network, schedule, source), z_0, schedule, settings.refine_iterations)
-    reached = replay(network, schedule, trajectory[-1], lambda _: (unconditional, source), settings.guidance_scale)
-    return Inverted({"trajectory": trajectory.transpose(0, 1)}, reached, torch.zeros(len(z_0), dtype=torch.long))
+def _invert(task: Task) -> Inverted:
+    trajectory = task.trajectory()
+    reached = denoise(task.predict_guided, trajectory[-1], task.schedule)
+    return without_fit({"trajectory": trajectory.transpose(0, 1)}, reached)
 
 
-def _branches(tensors: Mapping[str, Tensor], source: Tensor, null: Tensor, step: int) -> tuple[Tensor, Tensor]:
-    return null, source
-
-
-DDIM = Method(_invert, _branches)
+DDIM = Method(_invert, prompts_alone)

@@ -9,30 +9,12 @@ much.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from torch import Tensor
-
-from pipeline.config import InversionSettings
-from pipeline.diffusion.schedule import NoiseSchedule
-from pipeline.diffusion.solver import invert
-from pipeline.methods.base import Inverted, Method, Network, corrected, predictor, residual_at
+from pipeline.methods.base import Inverted, Method, Task, prompts_alone
+from pipeline.methods.correction import corrected, residual_at
 
 
-def _invert(
-    network: Network,
-    schedule: NoiseSchedule,
-    z_0: Tensor,
-    source: Tensor,
-    unconditional: Tensor,
-    settings: InversionSettings,
-) -> Inverted:
-    trajectory = invert(predictor(network, schedule, source), z_0, schedule, settings.refine_iterations)
-    return corrected(network, schedule, trajectory, (unconditional, source), settings.guidance_scale, eta=0.0)
+def _invert(task: Task) -> Inverted:
+    return corrected(task, task.trajectory(), eta=0.0)
 
 
-def _branches(tensors: Mapping[str, Tensor], source: Tensor, null: Tensor, step: int) -> tuple[Tensor, Tensor]:
-    return null, source
-
-
-DIRECT = Method(_invert, _branches, residual=residual_at)
+DIRECT = Method(_invert, prompts_alone, residual=residual_at)

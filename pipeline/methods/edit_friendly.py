@@ -9,30 +9,21 @@ maps, which are scaled to what is added.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Final
 
 import torch
 from torch import Tensor
 
-from pipeline.config import InversionSettings
 from pipeline.diffusion.schedule import NoiseSchedule
-from pipeline.methods.base import Inverted, Method, Network, corrected, residual_at
+from pipeline.methods.base import Inverted, Method, Task, prompts_alone
+from pipeline.methods.correction import corrected, residual_at
 
 _ETA: Final = 1.0
 _SEED: Final = 0  # the same for every image, so that an image's noise does not depend on its batch mates
 
 
-def _invert(
-    network: Network,
-    schedule: NoiseSchedule,
-    z_0: Tensor,
-    source: Tensor,
-    unconditional: Tensor,
-    settings: InversionSettings,
-) -> Inverted:
-    trajectory = _independently_noised(z_0.float(), schedule)
-    return corrected(network, schedule, trajectory, (unconditional, source), settings.guidance_scale, _ETA)
+def _invert(task: Task) -> Inverted:
+    return corrected(task, _independently_noised(task.z_0.float(), task.schedule), _ETA)
 
 
 def _independently_noised(z_0: Tensor, schedule: NoiseSchedule) -> Tensor:
@@ -46,8 +37,4 @@ def _independently_noised(z_0: Tensor, schedule: NoiseSchedule) -> Tensor:
     return torch.stack([z_0, *noised])
 
 
-def _branches(tensors: Mapping[str, Tensor], source: Tensor, null: Tensor, step: int) -> tuple[Tensor, Tensor]:
-    return null, source
-
-
-EDIT_FRIENDLY = Method(_invert, _branches, eta=_ETA, residual=residual_at)
+EDIT_FRIENDLY = Method(_invert, prompts_alone, eta=_ETA, residual=residual_at)

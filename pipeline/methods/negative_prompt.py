@@ -10,28 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
-from pipeline.config import InversionSettings
-from pipeline.diffusion.schedule import NoiseSchedule
-from pipeline.diffusion.solver import denoise, invert
-from pipeline.methods.base import Inverted, Method, Network, predictor
+from pipeline.diffusion.solver import denoise
+from pipeline.methods.base import Inverted, Method, Task, without_fit
 
 
-def _invert(
-    network: Network,
-    schedule: NoiseSchedule,
-    z_0: Tensor,
-    source: Tensor,
-    unconditional: Tensor,
-    settings: InversionSettings,
-) -> Inverted:
-    along_source = predictor(network, schedule, source)
-    trajectory = invert(along_source, z_0, schedule, settings.refine_iterations)
+def _invert(task: Task) -> Inverted:
+    trajectory = task.trajectory()
     # Equal branches: guidance of any scale is the source branch alone.
-    reached = denoise(along_source, trajectory[-1], schedule)
-    return Inverted({"trajectory": trajectory.transpose(0, 1)}, reached, torch.zeros(len(z_0), dtype=torch.long))
+    reached = denoise(task.predict_source, trajectory[-1], task.schedule)
+    return without_fit({"trajectory": trajectory.transpose(0, 1)}, reached)
 
 
 def _branches(tensors: Mapping[str, Tensor], source: Tensor, null: Tensor, step: int) -> tuple[Tensor, Tensor]:

@@ -13,21 +13,12 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from pipeline.config import InversionSettings
-from pipeline.diffusion.schedule import NoiseSchedule
-from pipeline.methods.base import Inverted, Method, Network, fitted, learned_at
+from pipeline.methods.base import Inverted, Method, Task
+from pipeline.methods.fitting import fitted, learned_at
 
 
-def _invert(
-    network: Network,
-    schedule: NoiseSchedule,
-    z_0: Tensor,
-    source: Tensor,
-    unconditional: Tensor,
-    settings: InversionSettings,
-) -> Inverted:
-    start = unconditional.expand(len(z_0), -1, -1)
-    return fitted(network, schedule, z_0, source, start, source, "unconditional", settings)
+def _invert(task: Task) -> Inverted:
+    return fitted(task, start=task.null, other=task.source, branch="unconditional")
 
 
 def _branches(tensors: Mapping[str, Tensor], source: Tensor, null: Tensor, step: int) -> tuple[Tensor, Tensor]:

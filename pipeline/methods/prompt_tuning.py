@@ -14,20 +14,12 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from pipeline.config import InversionSettings
-from pipeline.diffusion.schedule import NoiseSchedule
-from pipeline.methods.base import Inverted, Method, Network, fitted, learned_at
+from pipeline.methods.base import Inverted, Method, Task
+from pipeline.methods.fitting import fitted, learned_at
 
 
-def _invert(
-    network: Network,
-    schedule: NoiseSchedule,
-    z_0: Tensor,
-    source: Tensor,
-    unconditional: Tensor,
-    settings: InversionSettings,
-) -> Inverted:
-    return fitted(network, schedule, z_0, source, source, unconditional, "conditional", settings)
+def _invert(task: Task) -> Inverted:
+    return fitted(task, start=task.source, other=task.null, branch="conditional")
 
 
 def _branches(tensors: Mapping[str, Tensor], source: Tensor, null: Tensor, step: int) -> tuple[Tensor, Tensor]:
