@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -136,7 +137,10 @@ def test_a_killed_driver_loses_and_doubles_nothing(job: Mapping[str, Any]) -> No
     assert 0 < committed < 20
     done = call("run", *flags(job))
     assert done.returncode == 0, done.stderr
-    assert f"{20 - committed} edited" in done.stdout
+    # A worker that outlives its driver for a moment may commit the part that it has in hand.
+    kept = int(re.search(r"(\d+) of 20 edits", done.stdout)[1])  # type: ignore[index]
+    assert committed <= kept < 20
+    assert f" {20 - kept} edited" in done.stdout
     counts = Counter(row["edit_key"] for row in table(output, "edits"))
     assert (len(counts), set(counts.values())) == (20, {1})
     pictures = list(output.rglob("*.png"))
