@@ -24,6 +24,7 @@ _FIELDS: Final[Mapping[str, str]] = {
     "inversions": "inversions",
     "output": "output",
     "model": "model",
+    "preset": "preset",
     "method": "inversion.method",
     "steps": "inversion.num_inference_steps",
     "guidance-scale": "inversion.guidance_scale",
@@ -38,7 +39,7 @@ _FIELDS: Final[Mapping[str, str]] = {
     "dtype": "dtype",
     "address": "address",
 }
-INVERSION_FLAGS: Final = ("method", "steps", "guidance-scale", "max-side")
+INVERSION_FLAGS: Final = ("preset", "method", "steps", "guidance-scale", "max-side")
 EDIT_FLAGS: Final = ("hold-structure", "mask", "composite")
 RUN_FLAGS: Final = ("model", "skip-invalid", "batch-size", "actors", "num-gpus", "dtype", "address")
 

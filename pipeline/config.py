@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from collections.abc import Mapping
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -60,6 +61,22 @@ class EditSettings(_Settings):
     )
 
 
+class Preset(_Settings):
+    """How images are inverted and edits are made, by one name."""
+
+    inversion: InversionSettings
+    edit: EditSettings
+
+
+PresetName = Literal["fast", "balanced", "best"]
+# Chosen by `relatent bench quality`, cheapest first; `balanced` is what the settings' own defaults say.
+PRESETS: Final[Mapping[PresetName, Preset]] = {
+    "fast": Preset(inversion=InversionSettings(method="negative-prompt", num_inference_steps=20), edit=EditSettings()),
+    "balanced": Preset(inversion=InversionSettings(), edit=EditSettings()),
+    "best": Preset(inversion=InversionSettings(num_inference_steps=100, refine_iterations=1), edit=EditSettings()),
+}
+
+
 class JobConfig(_Settings):
     """Every option of a run; a YAML file of these names is what `--config` takes."""
 
@@ -68,6 +85,7 @@ class JobConfig(_Settings):
     inversions: str | None = Field(None, description="an earlier output whose artifacts `edit` works from")
     output: str | None = Field(None, description="where results go: a directory or s3://bucket/prefix")
     model: str | None = Field(None, description="diffusers folder, s3:// folder or hub id; none: the bundled model")
+    preset: PresetName = Field("balanced", description="settings by one name; every other setting wins over it")
     inversion: InversionSettings = InversionSettings()
     edit: EditSettings = EditSettings()
     max_side: int = Field(
@@ -85,3 +103,16 @@ class JobConfig(_Settings):
         None, description="the network's precision; none: bfloat16 on a GPU, else float32"
     )
     address: str | None = Field(None, description="Ray cluster to join; none: a local one")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_preset(cls, values: Any) -> Any:
+        """Fill in what the preset says about settings that are not given."""
+        if not isinstance(values, Mapping) or values.get("preset") not in PRESETS:
+            return values
+        filled = dict(values)
+        for group, chosen in PRESETS[values["preset"]].model_dump(exclude_unset=True).items():
+            given = values.get(group, {})
+            if isinstance(given, Mapping):
+                filled[group] = chosen | dict(given)
+        return filled

@@ -1,8 +1,8 @@
 """Edit-friendly DDPM inversion (Huberman-Spiegelglas et al., CVPR 2024, arXiv 2304.06140).
 
 Noises the image to every step with fresh noise each time, unlike a diffusion's, and stores what a DDPM step (eta = 1)
-from each of these latents has to add to reach the next: noise maps that carry the image's structure more firmly than
-inverted noise does. Sampling with them leads to the image; under another prompt it leads to the edit. Needs no fit.
+from each of these latents has to add to reach the next: noise maps that, the paper finds, carry the image's structure
+more firmly than inverted noise. Sampling with them leads to the image; under another prompt, to the edit. Needs no fit.
 Published with 100 steps of which an edit leaves out the first 36 (`skip: 0.36`). Stores the latents and the noise
 maps, which are scaled to what is added.
 """

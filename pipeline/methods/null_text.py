@@ -3,8 +3,8 @@
 Inverts under the source prompt without guidance, then learns the *unconditional* embedding that makes guided
 sampling retrace the inverted trajectory: one per step (algorithm 1), or one for all steps. The source prompt's
 embedding stays as it is, so that edits by its words mean what they say. Stores the trajectory and the embeddings.
-Needs a guidance other than 1, where the unconditional branch has no say, and the more of it the better: at 1.5 it has
-a quarter of `prompt-tuning`'s grip. The choice for comparison with published results, at 7.5.
+Needs a guidance scale w other than 1: what it learns is weighted by 1 - w, where `prompt-tuning`'s is by w. The choice
+for comparison with published results, at 7.5.
 """
 
 from __future__ import annotations

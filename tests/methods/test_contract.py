@@ -10,10 +10,11 @@ import torch
 from pydantic import ValidationError
 
 from pipeline.batch import EditRequest, Inversion, Synthesis
-from pipeline.config import FITTED, EditSettings, InversionSettings
+from pipeline.config import FITTED, EditSettings, InversionSettings, JobConfig
 from pipeline.editor import Editor
 from pipeline.methods import METHODS
 from pipeline.models.stable_diffusion import StableDiffusion
+from pipeline.planning import Plan, work_of
 from tests.small_model import save_small_model
 
 STEPS = 4
@@ -134,6 +135,51 @@ def test_only_methods_that_fit_take_gradient_steps(inversions: dict[str, list[In
     """Their iterations are counted; the others have none."""
     fits = inversions[name][0].settings.method in FITTED
     assert all((inversion.iterations > 0) == fits for inversion in inversions[name])
+
+
+@pytest.fixture
+def evaluated(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Network evaluations as they are made, one entry a call; with a gradient each counts as three."""
+    predict, counts = StableDiffusion.predict, list[int]()
+
+    def counted(model: StableDiffusion, z: torch.Tensor, *rest: Any) -> torch.Tensor:
+        counts.append(len(z) * (3 if rest[1].requires_grad else 1))
+        return predict(model, z, *rest)
+
+    monkeypatch.setattr(StableDiffusion, "predict", counted)
+    return counts
+
+
+@pytest.mark.parametrize("choice", CHOICES, ids=_name)
+def test_it_costs_what_a_plan_says(editor: Editor, evaluated: list[int], choice: dict[str, Any]) -> None:
+    """The network evaluations of an inversion and of an edit that holds structure are those of `work_of`."""
+    settings = _settings(choice).model_copy(update={"tolerance": 0.0})
+    config = JobConfig(inversion=settings, edit=BARE.model_copy(update={"hold_structure": 0.6}))
+    inversion_work, edit_work = work_of(Plan("run", config, [], (), (), "", edits=0))
+    [inversion] = editor.invert([_photograph(6)], source_prompts=SOURCE, settings=settings)
+    # Edit-friendly noise needs no network on the way up: "at most" is less there.
+    on_the_way_up = STEPS if choice["method"] == "edit-friendly" else 0
+    assert sum(evaluated) == inversion_work - on_the_way_up
+    evaluated.clear()
+    editor.edit_rows([inversion], [EditRequest(0, TARGET)], config.edit)
+    assert sum(evaluated) == edit_work
+
+
+def test_skipping_leaves_out_the_noisiest_steps(editor: Editor, evaluated: list[int]) -> None:
+    """Half skipped is half the network's calls, and from the latents in the middle of the trajectory."""
+    [inversion] = editor.invert([_photograph(6)], source_prompts=SOURCE, settings=_settings({"method": "direct"}))
+    calls, pictures = [], []
+    for skip in (0.0, 0.5):
+        evaluated.clear()
+        settings = BARE.model_copy(update={"skip": skip, "hold_structure": 0.0})
+        [result] = editor.edit_rows([inversion], [EditRequest(0, TARGET, strength=2.0)], settings)
+        assert isinstance(result, Synthesis)
+        calls.append(len(evaluated))
+        pictures.append(result.edited)
+    assert calls == [STEPS, STEPS // 2]
+    landing = _edited(editor, inversion, prompt=TARGET, strength=0.0)
+    missed = [np.square(picture - landing).mean() for picture in pictures]
+    assert 0 < missed[1] < missed[0]
 
 
 @pytest.mark.parametrize("method", FITTED)
