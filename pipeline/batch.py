@@ -33,7 +33,9 @@ class Inversion:
         vae_psnr: the autoencoder's round trip against the resized image, in dB: the ceiling.
         recon_psnr: the method's own reconstruction against the same, in dB.
         iterations: gradient steps taken.
-        seconds: this image's share of its batch's time.
+        seconds: this image's share of its batch's time; of all attempts where there were several.
+        converged: whether the fit stopped of itself at every step; None for a method that fits nothing.
+        escalated: where the job's own settings fell short, the preset whose settings these are.
         original: the image at its own size; None when restored from an artifact without it.
         alpha: its transparency (h, w), which edits keep.
     """
@@ -46,6 +48,8 @@ class Inversion:
     recon_psnr: float
     iterations: int
     seconds: float
+    converged: bool | None = None
+    escalated: str | None = None
     original: Pixels | None = None
     alpha: Pixels | None = None
 
@@ -107,9 +111,18 @@ def invert_batch(
         if bad:
             results.append(RowError("non_finite", f"inversion: expected finite tensors; {', '.join(bad)} is not"))
             continue
-        iterations = int(found.iterations[i])
         results.append(
-            Inversion(tensors, prompt, settings, size, float(ceiling[i]), float(reached[i]), iterations, seconds)
+            Inversion(
+                tensors=tensors,
+                source_prompt=prompt,
+                settings=settings,
+                size=size,
+                vae_psnr=float(ceiling[i]),
+                recon_psnr=float(reached[i]),
+                iterations=int(found.iterations[i]),
+                seconds=seconds,
+                converged=None if found.converged is None else bool(found.converged[i]),
+            )
         )
     return results
 

@@ -49,11 +49,13 @@ class Fit:
     Attributes:
         embeddings: (N, n, tokens, width), index 0 belongs to step 1; or (1, n, …) where one serves all.
         iterations: (n,) gradient steps that each row took.
+        converged: (n,) bool, whether a row stopped of itself in every fit of its own, before the iterations ran out.
         z_0: (n, c, h, w) where the fitted embeddings lead from the trajectory's noise.
     """
 
     embeddings: Tensor
     iterations: Tensor
+    converged: Tensor
     z_0: Tensor
 
 
@@ -74,14 +76,15 @@ def fit_per_step(
     """
     n_steps, n = schedule.num_inference_steps, trajectory.shape[1]
     embeddings, iterations = [], torch.zeros(n, dtype=torch.long)
-    start = start.float()
+    converged, start = torch.ones(n, dtype=torch.bool), start.float()
     z, fitted = trajectory[n_steps], start
     for step in range(n_steps, 0, -1):
         warm = start.lerp(fitted, _WARMTH)
-        z, fitted, taken = _fit_step(predict, z, trajectory[step - 1], warm, other, schedule, step, settings)
+        z, fitted, taken, stopped = _fit_step(predict, z, trajectory[step - 1], warm, other, schedule, step, settings)
         embeddings.append(fitted)
         iterations += taken
-    return Fit(torch.stack(embeddings[::-1]), iterations, z)
+        converged &= stopped
+    return Fit(torch.stack(embeddings[::-1]), iterations, converged, z)
 
 
 def _fit_step(
@@ -93,11 +96,12 @@ def _fit_step(
     schedule: NoiseSchedule,
     step: int,
     settings: FitSettings,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Fit the embeddings of one step → (landed latents, embeddings, iterations per row)."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Fit the embeddings of one step → (landed latents, embeddings, iterations per row, which rows stopped)."""
     steps = torch.full((len(z),), step, device=z.device)
     constant = _constant_branch(predict, z, steps, other)
     landed, fitted, taken = torch.empty_like(goal), warm.clone(), torch.zeros(len(z), dtype=torch.long)
+    stopped = torch.zeros(len(z), dtype=torch.bool)
     active, rows, adam = torch.arange(len(z), device=z.device), warm, Adam.of(warm)
     for iteration in range(settings.max_iterations + 1):
         last = iteration == settings.max_iterations
@@ -108,6 +112,7 @@ def _fit_step(
             losses = (arrived - goal[active]).square().mean(dim=(1, 2, 3))
         landed[active], fitted[active] = arrived.detach(), rows.detach()
         going = ~(losses < settings.tolerance)
+        stopped[active[~going].cpu()] = True
         if last or not going.any():
             break
         # A sum over rows keeps each row's gradient what it would be alone.
@@ -117,7 +122,7 @@ def _fit_step(
         rate = settings.learning_rate * (1 - iteration / settings.max_iterations)
         rows = rows[going] - rate * direction
         taken[active.cpu()] += 1
-    return landed, fitted, taken
+    return landed, fitted, taken, stopped
 
 
 def fit_shared(
@@ -137,7 +142,7 @@ def fit_shared(
     """
     n_steps, n = schedule.num_inference_steps, trajectory.shape[1]
     fitted, iterations, other = start.float(), torch.zeros(n, dtype=torch.long), other.expand(n, -1, -1)
-    active, adam = torch.arange(n, device=start.device), Adam.of(fitted)
+    active, adam, converged = torch.arange(n, device=start.device), Adam.of(fitted), torch.zeros(n, dtype=torch.bool)
     for round_ in range(settings.max_iterations):
         rate = settings.learning_rate * (1 - round_ / settings.max_iterations)
         error = torch.zeros(len(active), device=start.device)
@@ -154,6 +159,7 @@ def fit_shared(
         fitted = fitted.index_copy(0, active, rows)
         iterations[active.cpu()] += n_steps
         going = ~(error < settings.tolerance)
+        converged[active[~going].cpu()] = True
         if not going.any():
             break
         active, adam = active[going], adam.kept(going)
@@ -161,7 +167,7 @@ def fit_shared(
     with torch.no_grad():
         for step in range(n_steps, 0, -1):
             z = step_down(z, _guided_output(predict, z, step, fitted, other, settings), schedule, step)
-    return Fit(fitted[None], iterations, z)
+    return Fit(fitted[None], iterations, converged, z)
 
 
 def _guided_output(

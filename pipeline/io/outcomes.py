@@ -238,7 +238,11 @@ def _read_all(output: str, kind: Kind, columns: Collection[str]) -> pa.Table:
 
 def _read_columns(uri: str, kind: Kind, schema: pa.Schema) -> pa.Table:
     try:
-        return storage.read_part(uri, lambda file: pq.ParquetFile(file).read(columns=schema.names)).cast(schema)
+        table = storage.read_part(uri, lambda file: pq.ParquetFile(file).read(columns=schema.names))
+        for field in schema:  # one that an earlier version did not write
+            if field.nullable and field.name not in table.column_names:
+                table = table.append_column(field, pa.nulls(len(table), field.type))
+        return table.select(schema.names).cast(schema)
     except (pa.ArrowException, KeyError) as error:
         raise storage.StorageError(
             f"{uri}: not a readable {kind} file ({' '.join(str(error).split())[:200]})"

@@ -63,11 +63,13 @@ class Inverted:
         tensors: what the method stores, rows first: each (n, …).
         z_0: (n, c, h, w) where the method's own reconstruction lands.
         iterations: (n,) gradient steps taken.
+        converged: (n,) bool, whether a row's fit stopped of itself at every step; None for a method that fits nothing.
     """
 
     tensors: dict[str, Tensor]
     z_0: Tensor
     iterations: Tensor
+    converged: Tensor | None = None
 
 
 # (stored tensors of n rows, source (n, tokens, width), null (n, tokens, width), step 1..N) → the embeddings

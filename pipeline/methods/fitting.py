@@ -25,7 +25,7 @@ def fitted(task: Task, start: Tensor, other: Tensor, branch: Literal["conditiona
     fit = fit_per_step if settings.embeddings == "per-step" else fit_shared
     found = fit(predict, trajectory, start, other, schedule, budget)
     tensors = {"trajectory": trajectory.transpose(0, 1), "embeddings": found.embeddings.transpose(0, 1)}
-    return Inverted(tensors, found.z_0, found.iterations)
+    return Inverted(tensors, found.z_0, found.iterations, found.converged)
 
 
 def learned_at(tensors: Mapping[str, Tensor], step: int) -> Tensor:

@@ -166,6 +166,8 @@ def _columns(inversion: Inversion, frames: int | None) -> str:
             "vae_psnr": inversion.vae_psnr,
             "recon_psnr": inversion.recon_psnr,
             "iterations": inversion.iterations,
+            "converged": inversion.converged,
+            "escalated": inversion.escalated,
             "seconds": inversion.seconds,
             "tensor_index": tensor_index(inversion.tensors),
         }
@@ -178,18 +180,21 @@ def _restored(row: Fetched) -> Inversion | RowError:
     assert row["tensors"] is not None
     columns = json.loads(row["artifact"])
     try:
+        settings = InversionSettings.model_validate_json(columns["settings"])
         tensors = unpack(row["tensors"])
     except Exception as error:  # noqa: BLE001 - safetensors has no error type of its own for damaged payloads
         return RowError("artifact_unreadable", f"artifact {row['inversion_key']}: {error}")
     return Inversion(
         tensors=tensors,
         source_prompt=columns["source_prompt"] or "",
-        settings=InversionSettings.model_validate_json(columns["settings"]),
+        settings=settings,
         size=(columns["width"], columns["height"]),
         vae_psnr=columns["vae_psnr"],
         recon_psnr=columns["recon_psnr"],
         iterations=columns["iterations"],
         seconds=columns["seconds"],
+        converged=columns["converged"],
+        escalated=columns["escalated"],
     )
 
 

@@ -30,6 +30,8 @@ _ARTIFACT_COLUMNS: Final = (
     "vae_psnr",
     "recon_psnr",
     "iterations",
+    "converged",
+    "escalated",
     "seconds",
 )
 
@@ -203,7 +205,7 @@ class Fetch:
         if invert:
             return Payloads(original=original, mask=mask, frames=frames, artifact=None, tensors=None)
         artifact = read_inversion(self._committed.inversions, visit.inversion_key)
-        columns = json.dumps({name: artifact[name] for name in _ARTIFACT_COLUMNS})
+        columns = json.dumps({name: artifact.get(name) for name in _ARTIFACT_COLUMNS})
         return Payloads(original=original, mask=mask, frames=frames, artifact=columns, tensors=artifact["tensors"])
 
     def _checked_original(self, visit: _Visit, original: bytes | None) -> bytes:

@@ -152,6 +152,7 @@ class Publish:
             "mask_coverage": float(mask.mean()),
             "recon_psnr": inversion["recon_psnr"],
             "vae_psnr": inversion["vae_psnr"],
+            "converged": inversion["converged"],
             "seconds": row["seconds"],
             "carried": row.get("carried"),
         }

@@ -108,6 +108,17 @@ def test_rows_stop_on_their_own(network, schedule) -> None:  # noqa: ANN001
     assert min(iterations[0], iterations[2]) > 0
 
 
+@pytest.mark.parametrize("fit", [fit_per_step, fit_shared])
+def test_a_row_says_whether_it_converged(fit, network, schedule) -> None:  # noqa: ANN001
+    """Within its tolerance it has, however its mates fare; where iterations ran out it has not."""
+    trajectory, start, unconditional = _problem(network, schedule, 3, refine_iterations=40)
+    start[1] = unconditional[0]
+    settings = _settings(guidance_scale=1.0, max_iterations=1, learning_rate=1e-4, tolerance=1e-5)
+    assert fit(network, trajectory, start, unconditional, schedule, settings).converged.tolist() == [False, True, False]
+    loose = _settings(tolerance=1e3)
+    assert fit(network, trajectory, start, unconditional, schedule, loose).converged.all()
+
+
 def test_the_network_collects_no_gradients(network, schedule) -> None:  # noqa: ANN001
     """Only embeddings are learned; the frozen network's weights have no gradient afterwards."""
     trajectory, start, unconditional = _problem(network, schedule, 2)

@@ -132,9 +132,10 @@ def test_its_edits_differ_and_stay_pictures(editor: Editor, inversions: dict[str
 
 
 def test_only_methods_that_fit_take_gradient_steps(inversions: dict[str, list[Inversion]], name: str) -> None:
-    """Their iterations are counted; the others have none."""
+    """Their iterations are counted, and whether they converged is known; the others have neither."""
     fits = inversions[name][0].settings.method in FITTED
     assert all((inversion.iterations > 0) == fits for inversion in inversions[name])
+    assert all((inversion.converged is not None) == fits for inversion in inversions[name])
 
 
 @pytest.fixture
