@@ -29,6 +29,8 @@ _FIELDS: Final[Mapping[str, str]] = {
     "steps": "inversion.num_inference_steps",
     "guidance-scale": "inversion.guidance_scale",
     "max-side": "max_side",
+    "qa-margin": "qa_margin",
+    "escalate": "escalate",
     "hold-structure": "edit.hold_structure",
     "mask": "edit.mask",
     "composite": "edit.composite",
@@ -39,7 +41,7 @@ _FIELDS: Final[Mapping[str, str]] = {
     "dtype": "dtype",
     "address": "address",
 }
-INVERSION_FLAGS: Final = ("preset", "method", "steps", "guidance-scale", "max-side")
+INVERSION_FLAGS: Final = ("preset", "method", "steps", "guidance-scale", "max-side", "qa-margin", "escalate")
 EDIT_FLAGS: Final = ("hold-structure", "mask", "composite")
 RUN_FLAGS: Final = ("model", "skip-invalid", "batch-size", "actors", "num-gpus", "dtype", "address")
 
@@ -124,7 +126,9 @@ def _parameter(name: str, annotation: Any) -> inspect.Parameter:
 def _option(flag: str) -> Any:
     field = _field(JobConfig, _FIELDS[flag].split("."))
     default = "" if field.default is None else f" (default: {field.default})"
-    return Annotated[_kind(field.annotation) | None, typer.Option(f"--{flag}", help=f"{field.description}{default}")]
+    # What is on by default can only be switched off.
+    names = f"--{flag}/--no-{flag}" if field.default is True else f"--{flag}"
+    return Annotated[_kind(field.annotation) | None, typer.Option(names, help=f"{field.description}{default}")]
 
 
 def _field(model: type[BaseModel], path: list[str]) -> FieldInfo:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from pipeline.io.outcomes import Summary
-from pipeline.planning import Counts, Plan, work_of
+from pipeline.planning import Counts, Plan, escalation_work_of, work_of
 from pipeline.records import Refusal
 
 _SHOWN_REFUSALS: Final = 20
@@ -30,6 +30,8 @@ def empty_lines(plan: Plan) -> Iterator[str]:
 def closing_lines(plan: Plan, counts: Counts) -> Iterator[str]:
     """What a run did, what was there already, what failed, and where to look."""
     yield f"{counts.inverted} inverted, {counts.edited} edited, {counts.failures} failed"
+    if counts.escalated:
+        yield f"escalated: {counts.escalated} of {counts.inverted} images fell short under the job's own settings"
     if counts.reused or counts.kept:
         yield f"already there: {counts.reused} of {counts.images} inversions, {counts.kept} of {counts.edits} edits"
     for code, count in sorted(counts.codes.items()):
@@ -52,6 +54,9 @@ def plan_lines(plan: Plan, there: Summary, images: int, edits: int) -> Iterator[
     yield f"output: {plan.output} holds {there.inversions} inversions and {there.edits} edits; none is made twice"
     yield f"to do: {images} to invert, {edits} to edit (more where bytes, prompts or settings changed)"
     yield f"cost: at most {work:,} network evaluations ({inversion:,} per inversion, {edit:,} per edit)"
+    if more := escalation_work_of(plan):
+        margin, so_far = plan.config.qa_margin, f"{there.escalated} of {there.inversions}"
+        yield f"escalation: at most {more:,} more for an image that falls short by over {margin:g} dB; so far {so_far}"
     before = there.inversions * inversion + there.edits * edit
     if before and there.seconds:
         took = duration(there.seconds * work / before)
@@ -69,6 +74,8 @@ def status_lines(output: str, there: Summary, record: Mapping[str, Any] | None) 
         counts = record["counts"]
         yield f"state: {record['command']} finished over {counts['images']} images and {counts['edits']} edits"
     yield f"done: {there.inversions} inversions, {there.edits} edits"
+    if there.escalated:
+        yield f"escalated: {there.escalated} of {there.inversions} images fell short under the job's own settings"
     if there.seconds:
         each = there.seconds / max(there.inversions + there.edits, 1)
         yield f"speed: {duration(there.seconds)} of model time, {each:.2f} s per result"

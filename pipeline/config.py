@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 # The methods that learn embeddings; the others find latents only.
 FITTED: Final = ("prompt-tuning", "null-text")
+_OF_A_FIT: Final = ("embeddings", "max_iterations", "learning_rate", "tolerance")
 
 # Shares of the way to noise at which predictions are compared for an automatic mask: where the layout is settled
 # and the content is not (DiffEdit, Couairon et al., 2023, section 3.2, compares at one half).
@@ -17,6 +18,14 @@ MASK_LEVELS: Final = (0.4, 0.5, 0.6, 0.7)
 
 class _Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_boolean_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse what Python would take for 0 or 1."""
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
+            raise ValueError(f"expected no boolean; got {value}")
+        return value
 
 
 class InversionSettings(_Settings):
@@ -38,9 +47,24 @@ class InversionSettings(_Settings):
         """Refuse combinations in which a setting could not do what it says."""
         if self.method == "null-text" and self.guidance_scale == 1:
             raise ValueError("null-text: expected a guidance scale other than 1; at 1 the learned embedding has no say")
-        if self.method not in FITTED and self.embeddings == "shared":
-            raise ValueError(f"{self.method}: expected embeddings per-step, as it learns none; got shared")
+        if self.method == "prompt-tuning" and self.guidance_scale == 0:
+            raise ValueError("prompt-tuning: expected a guidance scale above 0; at 0 the learned embedding has no say")
+        for name in sorted(unused_by(self.method)):
+            value, default = getattr(self, name), InversionSettings.model_fields[name].default
+            if value != default:
+                why = "it fits nothing" if name in _OF_A_FIT else "it draws its latents"
+                raise ValueError(f"{self.method}: expected no {name}, as {why}; got {value}")
         return self
+
+    def identity(self) -> dict[str, Any]:
+        """The settings that change what the method finds; goes into keys."""
+        return self.model_dump(exclude=set(unused_by(self.method)))
+
+
+def unused_by(method: str) -> frozenset[str]:
+    """The inversion settings that a method has no use for."""
+    unused = frozenset({"refine_iterations"}) if method == "edit-friendly" else frozenset[str]()
+    return unused if method in FITTED else unused.union(_OF_A_FIT)
 
 
 class EditSettings(_Settings):
@@ -92,7 +116,10 @@ class JobConfig(_Settings):
         0, ge=0, description="side of the square, in pixels, whose area the model works at; 0: the model's own"
     )
     qa_margin: float = Field(
-        1.0, ge=0, description="dB that a reconstruction may fall short of the autoencoder's before edits are flagged"
+        1.0, ge=0, description="dB that a reconstruction may fall short of the autoencoder's; beyond, it is flagged"
+    )
+    escalate: bool = Field(
+        True, description="invert images that fall short by more than qa_margin again, as the costlier presets say"
     )
     max_pixels: int = Field(100_000_000, ge=1, description="images that declare more pixels are refused")
     skip_invalid: bool = Field(False, description="run without the refused manifest rows, recording them as failures")
@@ -110,9 +137,42 @@ class JobConfig(_Settings):
         """Fill in what the preset says about settings that are not given."""
         if not isinstance(values, Mapping) or values.get("preset") not in PRESETS:
             return values
-        filled = dict(values)
-        for group, chosen in PRESETS[values["preset"]].model_dump(exclude_unset=True).items():
+        filled, preset = dict(values), PRESETS[values["preset"]]
+        for group, chosen in (("inversion", preset.inversion), ("edit", preset.edit)):
             given = values.get(group, {})
             if isinstance(given, Mapping):
-                filled[group] = chosen | dict(given)
+                filled[group] = _beside(chosen.model_dump(exclude_unset=True), given)
         return filled
+
+    @model_validator(mode="after")
+    def _sensible(self) -> JobConfig:
+        """Refuse settings of an inversion and of its edits that do not go together."""
+        n_steps, skip = self.inversion.num_inference_steps, self.edit.skip
+        if 0 < skip * n_steps < 1:
+            raise ValueError(f"skip: expected 0, or at least one step of {n_steps}; got {skip:g} of them")
+        return self
+
+    @property
+    def escalations(self) -> Mapping[PresetName, InversionSettings]:
+        """What an image that falls short is inverted with next, and next: the costlier presets, cheapest first.
+
+        What the job says otherwise than its own preset stays under these too, guidance above all, at which edits are
+        made: a job of `method: ddim` is never escalated to a fit. A preset that then says nothing new is left out.
+        """
+        if not self.escalate:
+            return {}
+        own = PRESETS[self.preset].inversion
+        given = {name: value for name, value in self.inversion if value != getattr(own, name)}
+        names = list(PRESETS)
+        rungs: dict[PresetName, InversionSettings] = {}
+        for name in names[names.index(self.preset) + 1 :]:
+            chosen = InversionSettings.model_validate(_beside(PRESETS[name].inversion.model_dump(), given))
+            if chosen not in (self.inversion, *rungs.values()):
+                rungs[name] = chosen
+        return rungs
+
+
+def _beside(preset: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """A preset's settings under those that are given, without what a given method has no use for."""
+    unused = unused_by(given["method"]) if "method" in given else frozenset[str]()
+    return {name: value for name, value in preset.items() if name not in unused} | dict(given)

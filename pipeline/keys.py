@@ -39,12 +39,14 @@ def inversion_key(
     source_prompt: str,
     model_fingerprint: str,
     settings: Mapping[str, Any],
+    escalation: Mapping[str, Any] | None,
     max_side: int,
     dtype: str | None,
 ) -> str:
     """Identity of an inversion: the image's bytes, the source prompt, the model, its precision and all settings.
 
-    Two image ids with the same bytes share one inversion. `max_side` bounds the working size.
+    Two image ids with the same bytes share one inversion. `escalation` says when other settings are tried, and which;
+    `max_side` bounds the working size.
     """
     return content_key(
         {
@@ -54,6 +56,7 @@ def inversion_key(
             "source_prompt": source_prompt,
             "model": model_fingerprint,
             "settings": dict(settings),
+            "escalation": None if escalation is None else dict(escalation),
             "max_side": max_side,
             "dtype": dtype,
         }

@@ -69,9 +69,10 @@ class Asking:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """How many images and edits came out how; adds up over rows."""
+    """How many images and edits came out how; adds up over rows. `escalated` ones are among those inverted."""
 
     inverted: int = 0
+    escalated: int = 0
     reused: int = 0
     images_failed: int = 0
     edited: int = 0
@@ -198,6 +199,11 @@ def remainder(plan: Plan) -> tuple[int, int]:
     return images, edits
 
 
+def escalation_work_of(plan: Plan) -> int:
+    """Network evaluations, at most, that an image takes beyond `work_of` where its reconstruction stays short."""
+    return sum(s.num_inference_steps * _per_step(s) for s in plan.config.escalations.values())
+
+
 def work_of(plan: Plan) -> tuple[int, int]:
     """Network evaluations, at most, of one inversion and of one edit; a gradient step counts as three."""
     steps = plan.config.inversion.num_inference_steps
@@ -211,6 +217,8 @@ def work_of(plan: Plan) -> tuple[int, int]:
 def _per_step(settings: InversionSettings) -> int:
     """Network evaluations per step of an inversion: up to the noise, and back as the method does."""
     up, rounds = 1 + settings.refine_iterations, settings.max_iterations
+    if settings.method == "edit-friendly":
+        return 2
     if settings.method == "negative-prompt":
         return up + 1
     if settings.method not in FITTED:

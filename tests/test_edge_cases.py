@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 import pytest
 
-from pipeline.config import InversionSettings
+from pipeline.config import FITTED, InversionSettings
 from pipeline.editor import Editor
 from pipeline.methods import METHODS
 from tests.small_model import save_small_model
@@ -49,8 +49,9 @@ def editor(model: Path) -> Editor:
 
 
 def _settings(method: str, steps: int = 4) -> InversionSettings:
+    budget = {"max_iterations": 2} if method in FITTED else {}
     return InversionSettings.model_validate(
-        {"method": method, "num_inference_steps": steps, "max_iterations": 2, "guidance_scale": 3.0}
+        {"method": method, "num_inference_steps": steps, "guidance_scale": 3.0, **budget}
     )
 
 

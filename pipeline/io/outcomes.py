@@ -202,27 +202,31 @@ def _keep_latest(times: dict[_Slot, Any], slot: _Slot, time: Any) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """How far an output is: distinct inversions and edits, current failures by code, seconds of work."""
+    """How far an output is: distinct inversions and edits, current failures by code, seconds of work.
+
+    `escalated` is how many of the inversions took more than the job's own settings.
+    """
 
     inversions: int
     edits: int
     failures: Mapping[str, int]
     seconds: float
+    escalated: int = 0
 
 
 def summary(output: str) -> Summary:
     """Count what an output folder holds."""
-    inversions, inversion_seconds = _counted(output, "inversions")
-    edits, edit_seconds = _counted(output, "edits")
+    inversions, edits = _current(output, "inversions", "escalated"), _current(output, "edits")
     failures = Counter(row["code"] for row in current_failures(output))
-    return Summary(inversions, edits, dict(failures), inversion_seconds + edit_seconds)
+    seconds = sum(float(pc.sum(table["seconds"]).as_py() or 0.0) for table in (inversions, edits))
+    escalated = len(inversions) - inversions["escalated"].null_count
+    return Summary(len(inversions), len(edits), dict(failures), seconds, escalated)
 
 
-def _counted(output: str, kind: Kind) -> tuple[int, float]:
-    """How many artifacts or pictures there are, and the seconds that they took."""
-    table = _read_all(output, kind, {KEY_COLUMNS[kind], *_IDENTITY[kind], "seconds", "created_at"})
-    seconds = table["seconds"].take(newest(table, kind, _IDENTITY[kind]))
-    return len(seconds), float(pc.sum(seconds).as_py() or 0.0)
+def _current(output: str, kind: Kind, *columns: str) -> pa.Table:
+    """A row for each artifact or picture that is there, with the seconds that it took."""
+    table = _read_all(output, kind, {KEY_COLUMNS[kind], *_IDENTITY[kind], "seconds", "created_at", *columns})
+    return table.take(newest(table, kind, _IDENTITY[kind]))
 
 
 def _read_all(output: str, kind: Kind, columns: Collection[str]) -> pa.Table:

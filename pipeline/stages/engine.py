@@ -18,6 +18,7 @@ from pipeline.errors import RowError
 from pipeline.io.images import decode, decode_mask, resize
 from pipeline.io.tensors import pack, tensor_index, unpack
 from pipeline.records import Failure
+from pipeline.stages.escalation import inverted_until_near
 from pipeline.stages.isolation import each
 from pipeline.stages.rows import FailedRow, Fetched, Made, Order, dump, image_columns, load_orders, passed_on
 
@@ -58,15 +59,18 @@ class Engine:
     def _inversions(self, rows: Sequence[Fetched]) -> _Inversions:
         """The inversions of all rows by key: restored where committed, else made; equal images share one."""
         new = {row["inversion_key"]: row for row in rows if row["tensors"] is None}
-        made = each(self._invert, list(new.values()))
+        made = inverted_until_near(self._invert, list(new.values()), self._config)
         restored = {row["inversion_key"]: _restored(row) for row in rows if row["tensors"] is not None}
         return dict(zip(new, made, strict=True)) | restored
 
-    def _invert(self, rows: Sequence[Fetched]) -> list[Inversion | RowError]:
-        originals = [row["original"] for row in rows]
-        pixels = [decode(o, self._config.max_pixels).pixels for o in originals if o is not None]
-        prompts = [row["source_prompt"] or "" for row in rows]
-        return self._editor.invert_rows(pixels, prompts, self._config.inversion)
+    def _invert(self, rows: Sequence[Fetched], settings: InversionSettings) -> list[Inversion | Exception]:
+        def together(part: Sequence[Fetched]) -> list[Inversion | Exception]:
+            originals = [row["original"] for row in part]
+            pixels = [decode(o, self._config.max_pixels).pixels for o in originals if o is not None]
+            prompts = [row["source_prompt"] or "" for row in part]
+            return list(self._editor.invert_rows(pixels, prompts, settings))
+
+        return each(together, rows)
 
     def _heads(self, rows: Sequence[Fetched], inversions: _Inversions) -> Iterator[Made]:
         """One part per image: its new inversion, that it was there already, or why there is none.

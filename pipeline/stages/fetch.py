@@ -16,6 +16,7 @@ from pipeline.io.storage import StorageError, read_bytes
 from pipeline.keys import artifact_row_key, content_key, edit_key, inversion_key, seed_of, sha256_hex
 from pipeline.planning import Asking
 from pipeline.records import Edit, Failure, ImageRow
+from pipeline.stages.escalation import escalation_identity
 from pipeline.stages.history import History
 from pipeline.stages.rows import NOTHING, Asked, FailedRow, Fetched, Order, Payloads, dump, image_columns
 
@@ -146,7 +147,8 @@ class Fetch:
             image_sha256=visit.image_sha256,
             source_prompt=visit.image.source_prompt or "",
             model_fingerprint=self._fingerprint,
-            settings=self._config.inversion.model_dump(),
+            settings=self._config.inversion.identity(),
+            escalation=escalation_identity(self._config),
             max_side=self._config.max_side,
             dtype=self._config.dtype,
         )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from pipeline.stages.escalation import falls_short
+
 _EMPTY: Final = 0.001  # share of the picture
 
 FLAGS: Final = {
@@ -17,7 +19,7 @@ FLAGS: Final = {
 def qa_flags(edit: Mapping[str, Any], margin: float, *, truncated: bool) -> list[str]:
     """The names in `FLAGS` that hold for a row of the edits table; `margin` is in dB."""
     holds = {
-        "reconstruction_short": edit["recon_psnr"] < edit["vae_psnr"] - margin,
+        "reconstruction_short": falls_short(edit["recon_psnr"], edit["vae_psnr"], margin),
         "mask_empty": edit["strength"] != 0 and edit["mask_coverage"] < _EMPTY,
         "prompt_truncated": truncated,
     }

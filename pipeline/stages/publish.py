@@ -229,8 +229,10 @@ def _as_row_error(error: Exception) -> Exception:
 
 def _counts(row: Made, part: _Part) -> Counts:
     image_failures = [f for f in part.failures if f.failure.edit_id is None]
+    inverted = row["tensors"] is not None and not row["reused"]
     return Counts(
-        inverted=int(row["tensors"] is not None and not row["reused"]),
+        inverted=int(inverted),
+        escalated=int(inverted and json.loads(row["inversion"] or "{}")["escalated"] is not None),
         reused=row["reused"],
         images_failed=len(image_failures),
         edited=len(part.edits),

@@ -10,7 +10,7 @@ import torch
 from pydantic import ValidationError
 
 from pipeline.batch import EditRequest, Inversion, Synthesis
-from pipeline.config import FITTED, EditSettings, InversionSettings, JobConfig
+from pipeline.config import FITTED, PRESETS, EditSettings, InversionSettings, JobConfig
 from pipeline.editor import Editor
 from pipeline.methods import METHODS
 from pipeline.models.stable_diffusion import StableDiffusion
@@ -40,7 +40,8 @@ def inversions(editor: Editor) -> dict[str, list[Inversion]]:
 
 
 def _settings(choice: dict[str, Any]) -> InversionSettings:
-    return InversionSettings(num_inference_steps=STEPS, max_iterations=3, guidance_scale=3.0, **choice)
+    budget = {"max_iterations": 3} if choice["method"] in FITTED else {}
+    return InversionSettings(num_inference_steps=STEPS, guidance_scale=3.0, **budget, **choice)
 
 
 def _name(choice: dict[str, Any]) -> str:
@@ -154,13 +155,11 @@ def evaluated(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 @pytest.mark.parametrize("choice", CHOICES, ids=_name)
 def test_it_costs_what_a_plan_says(editor: Editor, evaluated: list[int], choice: dict[str, Any]) -> None:
     """The network evaluations of an inversion and of an edit that holds structure are those of `work_of`."""
-    settings = _settings(choice).model_copy(update={"tolerance": 0.0})
+    settings = _settings(choice).model_copy(update={"tolerance": 0.0} if choice["method"] in FITTED else {})
     config = JobConfig(inversion=settings, edit=BARE.model_copy(update={"hold_structure": 0.6}))
     inversion_work, edit_work = work_of(Plan("run", config, [], (), (), "", edits=0))
     [inversion] = editor.invert([_photograph(6)], source_prompts=SOURCE, settings=settings)
-    # Edit-friendly noise needs no network on the way up: "at most" is less there.
-    on_the_way_up = STEPS if choice["method"] == "edit-friendly" else 0
-    assert sum(evaluated) == inversion_work - on_the_way_up
+    assert sum(evaluated) == inversion_work
     evaluated.clear()
     editor.edit_rows([inversion], [EditRequest(0, TARGET)], config.edit)
     assert sum(evaluated) == edit_work
@@ -223,11 +222,40 @@ def test_a_negative_prompt_inversion_needs_no_fit_at_any_guidance(editor: Editor
     ("choice", "said"),
     [
         ({"method": "null-text", "guidance_scale": 1.0}, "expected a guidance scale other than 1"),
-        ({"method": "ddim", "embeddings": "shared"}, "it learns none"),
-        ({"method": "negative-prompt", "embeddings": "shared"}, "it learns none"),
+        ({"guidance_scale": 0.0}, "expected a guidance scale above 0"),
+        ({"method": "ddim", "embeddings": "shared"}, "ddim: expected no embeddings, as it fits nothing; got shared"),
+        ({"method": "direct", "learning_rate": 0.1}, "direct: expected no learning_rate, as it fits nothing; got 0.1"),
+        ({"method": "edit-friendly", "refine_iterations": 1}, "expected no refine_iterations, as it draws its latents"),
+        ({"num_inference_steps": True}, "expected no boolean; got True"),
     ],
 )
 def test_a_combination_without_sense_is_refused(choice: dict[str, Any], said: str) -> None:
     """A setting that could not do what it says stops the job before it starts."""
     with pytest.raises(ValidationError, match=said):
         InversionSettings(**choice)
+
+
+def test_a_share_of_less_than_one_step_is_refused() -> None:
+    """It would leave out nothing."""
+    with pytest.raises(ValidationError, match=r"skip: expected 0, or at least one step of 10; got 0\.05"):
+        JobConfig.model_validate({"inversion": {"num_inference_steps": 10}, "edit": {"skip": 0.05}})
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_any_method_may_be_named_beside_any_preset(method: str) -> None:
+    """What a preset says of settings that the method has no use for is no contradiction."""
+    for preset in PRESETS:
+        config = JobConfig.model_validate({"preset": preset, "inversion": {"method": method}})
+        assert config.inversion.method == method
+        other = method != PRESETS[preset].inversion.method
+        assert all(settings.method == method for settings in config.escalations.values() if other)
+
+
+def test_settings_without_use_are_no_part_of_the_identity() -> None:
+    """A method's keys hold what changes its results, and nothing else."""
+    assert set(InversionSettings(method="edit-friendly").identity()) == {
+        "method",
+        "num_inference_steps",
+        "guidance_scale",
+    }
+    assert InversionSettings().identity() == InversionSettings().model_dump()
