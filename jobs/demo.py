@@ -57,7 +57,7 @@ def _table(plan: Plan, counts: Counts) -> Table:
     table.add_column("pictures", justify="right")
     for prompt in plan.prompts:
         strengths = ", ".join(f"{strength:g}" for strength in prompt.strengths)
-        table.add_row(prompt.edit_id, prompt.prompt, strengths, str(edits[prompt.edit_id]))
+        table.add_row(prompt.edit_id, prompt.text, strengths, str(edits[prompt.edit_id]))
     return table
 
 

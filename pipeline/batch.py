@@ -17,6 +17,7 @@ from pipeline.methods import METHODS
 from pipeline.methods.base import Method, Task
 from pipeline.methods.editing import Conditions, automatic_mask, edit_latents
 from pipeline.models.stable_diffusion import StableDiffusion
+from pipeline.records import Deltas
 
 Pixels = NDArray[np.uint8]
 Values = NDArray[np.float32]
@@ -56,7 +57,10 @@ class Inversion:
 
 @dataclass(frozen=True, slots=True)
 class EditRequest:
-    """One edit of the inversion at index `inversion`; `mask` is at the working size, 255 may change."""
+    """One edit of the inversion at index `inversion`; `mask` is at the working size, 255 may change.
+
+    With `deltas`, prompts and strengths of their own, it makes several changes at once, and `prompt` is only read.
+    """
 
     inversion: int
     prompt: str
@@ -65,6 +69,12 @@ class EditRequest:
     guidance_scale: float | None = None
     hold_structure: float | None = None
     mask: Pixels | None = None
+    deltas: Deltas = ()
+
+    @property
+    def targets(self) -> Deltas:
+        """All prompts that the edit moves to, with their own strengths."""
+        return self.deltas or ((self.prompt, 1.0),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +165,7 @@ def edit_batch(
     edited = model.decode_latents(z_0).cpu()
     over_pixels = torch.ones_like(edited[:, :1]) if mask is None else _upsampled(mask.cpu(), edited.shape[-2:])
     return [
-        _synthesis(e, r, m, truncated=not model.holds(request.prompt))
+        _synthesis(e, r, m, truncated=not all(model.holds(text) for text, _ in request.targets))
         if bool(z.isfinite().all())
         else RowError("non_finite", f"edit {request.prompt!r}: expected finite latents; got NaN or infinity")
         for e, r, m, z, request in zip(edited, reconstruction, over_pixels, z_0, requests, strict=True)
@@ -166,13 +176,15 @@ def _conditions(
     model: StableDiffusion, inversions: list[Inversion], requests: list[EditRequest], settings: EditSettings
 ) -> Conditions:
     device = model.device
+    target, total = _weighted(model, [request.targets for request in requests])
     fitted = [inversion.settings.guidance_scale for inversion in inversions]
     scales = [f if r.guidance_scale is None else r.guidance_scale for f, r in zip(fitted, requests, strict=True)]
     held = [settings.hold_structure if r.hold_structure is None else r.hold_structure for r in requests]
     return Conditions(
         source=model.encode_prompts([inversion.source_prompt for inversion in inversions]),
         has_source=torch.tensor([bool(inversion.source_prompt) for inversion in inversions], device=device),
-        target=model.encode_prompts([request.prompt for request in requests]),
+        target=target,
+        total=total,
         negative=model.encode_prompts([request.negative_prompt for request in requests]),
         null=model.encode_prompts([""] * len(requests)),
         strength=torch.tensor([request.strength for request in requests], device=device),
@@ -180,6 +192,15 @@ def _conditions(
         fitted_scale=torch.tensor(fitted, device=device),
         hold_structure=torch.tensor(held, device=device),
     )
+
+
+def _weighted(model: StableDiffusion, rows: list[Deltas]) -> tuple[Tensor, Tensor]:
+    """For each row the sum of its prompts' embeddings, each times its strength, and the sum of the strengths."""
+    texts = list(dict.fromkeys(text for row in rows for text, _ in row))
+    embedded = dict(zip(texts, model.encode_prompts(texts), strict=True))
+    sums = [torch.stack([strength * embedded[text] for text, strength in row]).sum(dim=0) for row in rows]
+    totals = [sum(strength for _, strength in row) for row in rows]
+    return torch.stack(sums), torch.tensor(totals, device=model.device)
 
 
 def _mask(

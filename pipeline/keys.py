@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 # Part of every inversion key. Raised when the stored tensors' meaning changes, so that an old artifact
@@ -73,7 +73,7 @@ def edit_key(
     inversion_key: str,
     image_id: str,
     edit_id: str,
-    prompt: str,
+    prompt: str | Sequence[tuple[str, float]],
     negative_prompt: str,
     strength: float,
     guidance_scale: float | None,
@@ -82,7 +82,10 @@ def edit_key(
     mask_sha256: str | None,
     settings: Mapping[str, Any],
 ) -> str:
-    """Identity of one output: the inversion, the ids it is published under, and all that steers the edit."""
+    """Identity of one output: the inversion, the ids it is published under, and all that steers the edit.
+
+    `prompt` is one text, or several that are asked for at once, each with its strength.
+    """
     return content_key(
         {
             "kind": "edit",
@@ -90,7 +93,7 @@ def edit_key(
             "inversion": inversion_key,
             "image_id": image_id,
             "edit_id": edit_id,
-            "prompt": prompt,
+            "prompt": prompt if isinstance(prompt, str) else [[text, float(share)] for text, share in prompt],
             "negative_prompt": negative_prompt,
             "strength": float(strength),
             "guidance_scale": None if guidance_scale is None else float(guidance_scale),

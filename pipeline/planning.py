@@ -51,7 +51,7 @@ class Asking:
             try:
                 edits += edits_for(image, [prompt])
             except RowError as error:
-                refused += [(Edit(prompt.edit_id, prompt.prompt, strength), error) for strength in prompt.strengths]
+                refused += [(Edit(prompt.edit_id, prompt.text, strength), error) for strength in prompt.strengths]
         return edits, refused
 
     def count(self, columns: Mapping[str, Any]) -> int:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
 from pipeline.errors import CODES, RowError
 
@@ -15,6 +16,15 @@ MAX_GUIDANCE = 30.0
 _Id = Annotated[str, StringConstraints(min_length=1, max_length=512)]
 _Text = Annotated[str, StringConstraints(max_length=10_000)]
 _Prompt = Annotated[str, StringConstraints(min_length=1, max_length=10_000, pattern=r"\S")]
+
+
+def _no_boolean(value: Any) -> Any:
+    """Refuse what Python would take for 0 or 1, also in a list."""
+    if any(isinstance(one, bool) for one in (value if isinstance(value, list | tuple) else [value])):
+        raise ValueError("expected a number")
+    return value
+
+
 Strength = Annotated[float, Field(ge=MIN_STRENGTH, le=MAX_STRENGTH, allow_inf_nan=False)]
 
 
@@ -34,15 +44,40 @@ class ImageRow(BaseModel):
         return dict(self.model_extra or {})
 
 
-class PromptRow(BaseModel):
-    """One row of a prompt manifest; without `image_id` and `where` it applies to every image."""
+class Delta(BaseModel):
+    """One of several changes that make one edit."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    prompt: _Prompt = Field(description="the target of this change; may name columns of the image row as {column}")
+    strength: Strength = Field(1.0, description="its own strength, which the row's scales")
+
+    _numbers = field_validator("strength", mode="before")(_no_boolean)
+
+
+# Prompts, columns filled in, each with a strength of its own.
+Deltas = tuple[tuple[str, float], ...]
+
+
+class PromptRow(BaseModel):
+    """One row of a prompt manifest; without `image_id` and `where` it applies to every image.
+
+    It says what it asks for either in `prompt` or, where one image is to take several changes, in `edits`.
+    """
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        json_schema_extra={"oneOf": [{"required": ["prompt"]}, {"required": ["edits"]}]},
+    )
+
     edit_id: _Id = Field(description="unique; also the folder of its outputs under images/<image_id>/")
-    prompt: _Prompt = Field(description="the target; may name columns of the image row as {column}")
+    prompt: _Prompt | None = Field(None, description="the target; may name columns of the image row as {column}")
+    edits: Annotated[tuple[Delta, ...], Field(min_length=1)] | None = Field(
+        None, description="instead of `prompt`: several changes at once, each with a strength of its own"
+    )
     strength: Strength | Annotated[tuple[Strength, ...], Field(min_length=1)] = Field(
-        1.0, description="0 is the original, 1 the prompt; a list makes one output each"
+        1.0, description="0 is the original, 1 the prompt or the edits as they say; a list makes one output each"
     )
     negative_prompt: _Text | None = Field(None, description="what to steer away from")
     guidance_scale: float | None = Field(
@@ -55,15 +90,43 @@ class PromptRow(BaseModel):
     image_id: _Id | None = Field(None, description="only this image")
     where: dict[str, Any] | None = Field(None, description="only images whose columns have these values")
 
+    _numbers = field_validator("strength", "guidance_scale", "hold_structure", "seed", mode="before")(_no_boolean)
+
+    @model_validator(mode="after")
+    def _asks_in_one_way(self) -> PromptRow:
+        if self.prompt is None and self.edits is None:
+            raise ValueError("prompt: required, and not given, nor are edits")
+        if self.prompt is not None and self.edits is not None:
+            raise ValueError("edits: expected either a prompt or edits; got both")
+        return self
+
+    @property
+    def deltas(self) -> tuple[Delta, ...]:
+        """What is asked for, always as changes: a prompt is one at full strength."""
+        return self.edits or (Delta(prompt=self.prompt or ""),)
+
+    @property
+    def text(self) -> str:
+        """What is asked for, to be read."""
+        return self.prompt or joined([(delta.prompt, delta.strength) for delta in self.deltas])
+
     @property
     def strengths(self) -> tuple[float, ...]:
         """The strengths asked for, always as a tuple."""
         return self.strength if isinstance(self.strength, tuple) else (self.strength,)
 
 
+def joined(deltas: Iterable[tuple[str, float]]) -> str:
+    """Several prompts and their strengths as one text to be read."""
+    return " + ".join(f"{strength:g} × {prompt}" for prompt, strength in deltas)
+
+
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """One output asked for: image × prompt row × strength, with every `{column}` filled in."""
+    """One output asked for: image × prompt row × strength, with every `{column}` filled in.
+
+    Where `deltas` are asked for at once, `prompt` only says them in one line.
+    """
 
     edit_id: str
     prompt: str
@@ -72,6 +135,7 @@ class Edit:
     guidance_scale: float | None = None
     hold_structure: float | None = None
     seed: int | None = None
+    deltas: Deltas = ()
 
 
 @dataclass(frozen=True, slots=True)

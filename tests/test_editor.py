@@ -232,6 +232,30 @@ def test_rows_of_one_call_may_differ_in_everything(editor: Editor) -> None:
     assert [(r.edited.shape[1], r.edited.shape[0]) for r in results if isinstance(r, Synthesis)] == sizes
 
 
+def test_several_changes_at_once_add_up(editor: Editor) -> None:
+    """One alone is the plain edit bit for bit; without strengths it is the reconstruction; their order is free."""
+    bare = EditSettings(mask="none", composite="none")
+    for source, mode in ((SOURCE, "source-to-target"), ("", "source-to-target"), (SOURCE, "towards-target")):
+        inversions = editor.invert([_photograph(9)], source_prompts=source, settings=SETTINGS["prompt-tuning"])
+        other = "a photo of a red mug on a sandy beach"
+        lists = [
+            (),
+            ((TARGET, 1.0),),
+            ((TARGET, 1.0), (other, 0.5)),
+            ((other, 0.5), (TARGET, 1.0)),
+            ((TARGET, 0.0),) * 2,
+        ]
+        requests = [EditRequest(0, TARGET, deltas=deltas) for deltas in lists]
+        settings = bare.model_copy(update={"interpolation": mode})
+        results = editor.edit_rows(inversions, requests, settings)
+        plain, single, both, reversed_, nothing = (_edited(result) for result in results)
+        np.testing.assert_array_equal(plain, single)
+        np.testing.assert_allclose(both, reversed_, atol=1e-4)
+        assert np.abs(both - plain).max() > 1e-3
+        assert isinstance(results[4], Synthesis)
+        np.testing.assert_allclose(nothing, results[4].reconstruction, atol=0.02)
+
+
 def test_the_fingerprint_follows_the_weights_and_not_the_place(tmp_path: Path, editor: Editor) -> None:
     """The same weights elsewhere are the same model; other weights are another."""
     same = Editor.from_pretrained(str(save_small_model(tmp_path / "same")), device="cpu")

@@ -34,7 +34,7 @@ class PromptManifest:
 def read_prompts(uri: str) -> PromptManifest:
     """Read a prompt manifest: Parquet, CSV, JSONL or YAML.
 
-    In a cell of text, a list of strengths and a `where` are JSON.
+    In a cell of text, a list of strengths, `edits` and a `where` are JSON.
 
     Raises:
         JobError: nothing is there, or the file cannot be read as what its name says.
@@ -58,10 +58,11 @@ def _row(line: Line, uri: str, unique: UniqueIds) -> PromptRow:
     row = valid(PromptRow, _with_parsed_cells(line.values))
     # One segment: image `a/b` with edit `c` must not meet image `a` with edit `b/c`.
     check_id("edit_id", row.edit_id, folders=False)
-    try:
-        template(row.prompt)
-    except ValueError as error:
-        raise InvalidRowError(f"prompt: {error}") from error
+    for i, delta in enumerate(row.deltas):
+        try:
+            template(delta.prompt)
+        except ValueError as error:
+            raise InvalidRowError(f"{f'edits[{i}].' if row.edits else ''}prompt: {error}") from error
     if len(set(row.strengths)) < len(row.strengths):
         raise InvalidRowError(f"strength: expected each value once; got {list(row.strengths)}")
     _check_where(row.where or {})
@@ -70,7 +71,15 @@ def _row(line: Line, uri: str, unique: UniqueIds) -> PromptRow:
 
 
 def _with_parsed_cells(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: _parsed(value) if name in {"strength", "where"} else value for name, value in values.items()}
+    cells = {name: _parsed(value) if name in {"strength", "where"} else value for name, value in values.items()}
+    return cells | {"edits": _without_nulls(_parsed(values["edits"]))} if "edits" in values else cells
+
+
+def _without_nulls(edits: Any) -> Any:
+    """Rows of a Parquet column have all its fields: a null is one that this change does not give."""
+    if not isinstance(edits, list):
+        return edits
+    return [{k: v for k, v in edit.items() if v is not None} if isinstance(edit, dict) else edit for edit in edits]
 
 
 def _parsed(value: Any) -> Any:
@@ -102,7 +111,7 @@ def check_plan(images: ImageManifest, prompts: PromptManifest) -> tuple[Refusal,
 
 def _misfits(row: PromptRow, columns: set[str], ids: pa.ChunkedArray) -> Iterator[str]:
     known = ", ".join(sorted(columns))
-    for column in sorted(columns_named(row.prompt) - columns):
+    for column in sorted(set[str]().union(*(columns_named(delta.prompt) for delta in row.deltas)) - columns):
         yield f"prompt: expected a column of the images ({known}); got {{{column}}}"
     for column in sorted((row.where or {}).keys() - columns):
         yield f"where: expected a column of the images ({known}); got {column!r}"

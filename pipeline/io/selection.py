@@ -9,7 +9,7 @@ from string import Formatter
 from typing import Any, Final
 
 from pipeline.errors import RowError
-from pipeline.records import Edit, ImageRow, PromptRow
+from pipeline.records import Deltas, Edit, ImageRow, PromptRow, joined
 
 _PLAIN: Final = re.compile(r"[^\W\d][\w -]*")
 
@@ -46,16 +46,17 @@ def edits_for(row: ImageRow, prompts: Sequence[PromptRow]) -> list[Edit]:
     return [
         Edit(
             edit_id=prompt.edit_id,
-            prompt=text,
+            prompt=joined(deltas) if prompt.edits else deltas[0][0],
             strength=strength + 0.0,  # −0.0 and 0.0 are one strength
             negative_prompt=prompt.negative_prompt or "",
             guidance_scale=prompt.guidance_scale,
             hold_structure=prompt.hold_structure,
             seed=prompt.seed,
+            deltas=deltas if prompt.edits else (),
         )
         for prompt in prompts
         if applies(prompt, columns)
-        for text in [_filled(prompt, columns)]
+        for deltas in [_filled(prompt, columns)]
         for strength in prompt.strengths
     ]
 
@@ -79,8 +80,12 @@ def _text(value: Any) -> str | None:
     return None if value is None else str(value)
 
 
-def _filled(prompt: PromptRow, columns: Mapping[str, Any]) -> str:
-    text = "".join(literal + _word(prompt, columns, column) for literal, column in template(prompt.prompt))
+def _filled(prompt: PromptRow, columns: Mapping[str, Any]) -> Deltas:
+    return tuple((_text_of(prompt, delta.prompt, columns), delta.strength) for delta in prompt.deltas)
+
+
+def _text_of(prompt: PromptRow, asked: str, columns: Mapping[str, Any]) -> str:
+    text = "".join(literal + _word(prompt, columns, column) for literal, column in template(asked))
     if not text.strip():
         raise RowError("row_refused", f"prompt {prompt.edit_id!r}: empty once its columns are filled in")
     return text

@@ -39,9 +39,20 @@ def _reason(error: ValidationError) -> str:
     """One clause per column, though a union of types reports several errors."""
     clauses: dict[str, str] = {}
     for detail in error.errors(include_url=False):
-        column = str(detail["loc"][0])
-        clauses.setdefault(column, f"{column}: {_clause(column, detail['type'], detail['msg'], detail['input'])}")
+        message = detail["msg"].removeprefix("Value error, ")
+        if not detail["loc"]:  # of the row as a whole, which says itself which columns
+            return message
+        column = _column(detail["loc"])
+        clauses.setdefault(column, f"{column}: {_clause(column, detail['type'], message, detail['input'])}")
     return "; ".join(clauses.values())
+
+
+def _column(place: tuple[int | str, ...]) -> str:
+    """`edits[0].prompt`; of all else the column alone, since a union's place names its members, too."""
+    column, *inside = place
+    if column != "edits" or not inside:
+        return str(column)
+    return f"edits[{inside[0]}]" + "".join(f".{name}" for name in inside[1:2])
 
 
 def _clause(column: str, kind: str, message: str, value: Any) -> str:
@@ -51,6 +62,8 @@ def _clause(column: str, kind: str, message: str, value: Any) -> str:
         return "unknown column"
     if column == "strength":
         message = f"expected a number or a list of numbers from {MIN_STRENGTH:g} to {MAX_STRENGTH:g}"
+    if column.startswith("edits") and kind in {"tuple_type", "too_short", "model_type"}:
+        message = "expected a list of {prompt, strength}"
     if kind == "string_pattern_mismatch":
         message = "expected some text"
     return f"{message}; got {reprlib.repr(value)}"

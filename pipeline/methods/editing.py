@@ -13,7 +13,7 @@ from torch import Tensor
 from pipeline.config import MASK_LEVELS
 from pipeline.diffusion.blend import blend
 from pipeline.diffusion.guidance import guided
-from pipeline.diffusion.interpolate import interpolate
+from pipeline.diffusion.interpolate import interpolate, joint_target
 from pipeline.diffusion.mask import grow, soft_mask
 from pipeline.diffusion.schedule import NoiseSchedule
 from pipeline.diffusion.solver import denoise
@@ -31,7 +31,9 @@ class Conditions:
     Attributes:
         source: (n, tokens, width) embedding of each source prompt.
         has_source: (n,) bool, whether that prompt was given; without one `source` is the empty prompt's.
-        target: (n, tokens, width) embedding of each target prompt.
+        target: (n, tokens, width) embedding of each target prompt; of several at once, the sum of theirs, each times
+            its own strength.
+        total: (n,) sum of these strengths; 1 for a single prompt.
         negative: (n, tokens, width) embedding of each negative prompt.
         null: (n, tokens, width) embedding of the empty prompt.
         strength, guidance_scale: (n,).
@@ -43,6 +45,7 @@ class Conditions:
     source: Tensor
     has_source: Tensor
     target: Tensor
+    total: Tensor
     negative: Tensor
     null: Tensor
     strength: Tensor
@@ -122,7 +125,8 @@ def _edited_embedding(learned: Tensor, conditions: Conditions, *, along_source: 
     base = learned
     if along_source:
         base = torch.where(conditions.has_source.view(-1, 1, 1), conditions.source, learned)
-    return interpolate(learned, conditions.target, conditions.strength, base)
+    target = joint_target(conditions.target, conditions.total, base)
+    return interpolate(learned, target, conditions.strength, base)
 
 
 def automatic_mask(
@@ -139,10 +143,11 @@ def automatic_mask(
     for step in sorted({max(1, round(level * n_steps)) for level in MASK_LEVELS}):
         _, learned = method.branches(tensors, conditions.source, conditions.null, step)
         source = torch.where(conditions.has_source.view(-1, 1, 1), conditions.source, learned)
+        target = joint_target(conditions.target, conditions.total, source)
         z = trajectory[:, step]
         with torch.no_grad():
             output = network.predict(
-                torch.cat((z, z)), schedule.timesteps[step - 1].expand(2 * n), torch.cat((source, conditions.target))
+                torch.cat((z, z)), schedule.timesteps[step - 1].expand(2 * n), torch.cat((source, target))
             )
         differences.append((output[:n] - output[n:]).abs())
     mask = soft_mask(torch.stack(differences).mean(dim=0), _MASK_THRESHOLD, _MASK_SOFTNESS)

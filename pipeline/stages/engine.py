@@ -118,6 +118,7 @@ class Engine:
                 guidance_scale=order.edit.guidance_scale,
                 hold_structure=order.edit.hold_structure,
                 mask=masks[row["image_id"]],
+                deltas=order.edit.deltas,
             )
             for row, order in jobs
         ]

@@ -166,7 +166,7 @@ class Fetch:
             inversion_key=visit.inversion_key,
             image_id=visit.image.image_id,
             edit_id=edit.edit_id,
-            prompt=edit.prompt,
+            prompt=edit.deltas or edit.prompt,
             negative_prompt=edit.negative_prompt,
             strength=edit.strength,
             guidance_scale=edit.guidance_scale,

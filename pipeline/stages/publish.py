@@ -126,6 +126,8 @@ class Publish:
             "edit_key": order.key,
             "image_sha256": row["image_sha256"],
         }
+        if edit.deltas:
+            provenance["edits"] = json.dumps(edit.deltas)
         data = encode_png(pixels, alpha, provenance)
         uri = picture_uri(self._output, row["image_id"], edit.edit_id, edit.strength)
         write_bytes(uri, data)

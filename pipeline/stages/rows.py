@@ -119,7 +119,11 @@ def dump(values: Sequence[Order] | Sequence[FailedRow] | Counts) -> str:
 
 def load_orders(text: str) -> list[Order]:
     """Read orders back."""
-    return [Order(edit=Edit(**order.pop("edit")), **order) for order in json.loads(text)]
+    return [Order(edit=_edit(order.pop("edit")), **order) for order in json.loads(text)]
+
+
+def _edit(values: dict[str, Any]) -> Edit:
+    return Edit(**{**values, "deltas": tuple((prompt, strength) for prompt, strength in values["deltas"])})
 
 
 def load_failures(text: str) -> list[FailedRow]:

@@ -36,7 +36,7 @@ def test_the_catalogue_is_a_job_worth_watching(
     assert len(plan.prompts) >= 4
     assert any(len(prompt.strengths) > 1 for prompt in plan.prompts)
     assert any(prompt.where for prompt in plan.prompts)
-    assert any("{" in prompt.prompt for prompt in plan.prompts)
+    assert any("{" in prompt.text for prompt in plan.prompts)
 
 
 def test_the_photographs_are_of_the_benchmark(catalogue: tuple[Path, JobConfig]) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pipeline.diffusion.blend import blend
 from pipeline.diffusion.composite import composite
 from pipeline.diffusion.guidance import guided
-from pipeline.diffusion.interpolate import interpolate
+from pipeline.diffusion.interpolate import interpolate, joint_target
 from pipeline.diffusion.mask import grow, soft_mask
 
 
@@ -36,6 +36,16 @@ def test_interpolation_is_a_straight_line(s: float) -> None:
     torch.testing.assert_close(
         interpolate(learned, target, strength, source), learned + s * (target - source), rtol=1e-4, atol=1e-5
     )
+
+
+def test_several_targets_add_up() -> None:
+    """One at strength 1 is itself bit for bit, none at all is the base, and the order is free up to rounding."""
+    base, one, other = (_random(k, 2, 5, 8) for k in range(3))
+    assert torch.equal(joint_target(one, torch.ones(2), base), one)
+    assert torch.equal(joint_target(0 * one, torch.zeros(2), base), base)
+    expected = base + 0.5 * (one - base) + 2 * (other - base)
+    for weighted in (0.5 * one + 2 * other, 2 * other + 0.5 * one):
+        torch.testing.assert_close(joint_target(weighted, torch.full((2,), 2.5), base), expected)
 
 
 def test_predictions_that_agree_give_an_empty_mask() -> None:

@@ -26,6 +26,7 @@ ROWS: list[dict[str, Any]] = [
         "image_id": "mug-1",
         "where": {"category": ["mug", "vase"], "colour": "red"},
     },
+    {"edit_id": "both", "edits": [{"prompt": "a blue mug"}, {"prompt": "a mug on a lawn", "strength": 0.5}]},
 ]
 COLUMNS = list(PromptRow.model_fields)
 
@@ -75,7 +76,7 @@ def test_every_format_gives_the_same_rows(tmp_path: Path, name: str) -> None:
     """Texts, numbers, lists of strengths and conditions mean the same in each format."""
     manifest = read_prompts(_write(tmp_path, name, ROWS))
     assert manifest.refusals == ()
-    assert [row.strengths for row in manifest.rows] == [(1.0,), (0.0, 0.5, 1.0), (1.25,)]
+    assert [row.strengths for row in manifest.rows] == [(1.0,), (0.0, 0.5, 1.0), (1.25,), (1.0,)]
     assert [row.model_dump(exclude={"strength"}) for row in manifest.rows] == [
         PromptRow.model_validate(row).model_dump(exclude={"strength"}) for row in ROWS
     ]
@@ -109,6 +110,17 @@ def test_strengths_in_a_csv_cell(tmp_path: Path, strength: str) -> None:
         ({"edit_id": "a", "prompt": "x", "seed": -1}, "seed: "),
         ({"edit_id": "a", "prompt": "x", "guidance_scale": 99}, "guidance_scale: "),
         ({"edit_id": "a", "prompt": "x", "hold_structure": 1.5}, "hold_structure: "),
+        ({"edit_id": "a", "prompt": "x", "hold_structure": True}, "hold_structure: expected a number; got True"),
+        ({"edit_id": "a", "prompt": "x", "strength": [0, True]}, "strength: expected a number or a list"),
+        ({"edit_id": "a", "prompt": "x", "seed": False}, "seed: expected a number; got False"),
+        ({"edit_id": "a", "prompt": "x", "edits": [{"prompt": "y"}]}, "edits: expected either a prompt or edits; got"),
+        ({"edit_id": "a", "edits": []}, "edits: expected a list of {prompt, strength}; got []"),
+        ({"edit_id": "a", "edits": "x"}, "edits: expected a list of {prompt, strength}; got 'x'"),
+        ({"edit_id": "a", "edits": ["x"]}, "edits[0]: expected a list of {prompt, strength}; got 'x'"),
+        ({"edit_id": "a", "edits": [{"prompt": "x"}, {"strength": 1}]}, "edits[1].prompt: required, and not given"),
+        ({"edit_id": "a", "edits": [{"prompt": "x", "strength": 4}]}, "edits[0].strength: "),
+        ({"edit_id": "a", "edits": [{"prompt": "x", "weight": 1}]}, "edits[0].weight: unknown column"),
+        ({"edit_id": "a", "edits": [{"prompt": "a {mug"}]}, "edits[0].prompt: "),
         ({"edit_id": "a", "prompt": "x", "where": "mugs"}, "where: "),
         ({"edit_id": "a", "prompt": "x", "where": {"n": [[1]]}}, "where: expected a value or a list of values for 'n'"),
         ({"edit_id": "a", "prompt": "x", "where": {"n": []}}, "where: expected a value or a list of values for 'n'"),
@@ -183,7 +195,7 @@ def test_absent_and_unknown_files(tmp_path: Path) -> None:
         read_prompts(str(tmp_path / "p.txt"))
     with pytest.raises(JobError, match=r"expected a .* file; got a folder"):
         read_prompts(str(tmp_path))
-    with pytest.raises(JobError, match=r"P\.CSV: expected columns edit_id, prompt; got none"):
+    with pytest.raises(JobError, match=r"P\.CSV: expected columns edit_id; got none"):
         _text(tmp_path, "", "P.CSV")
 
 
@@ -194,7 +206,7 @@ def test_the_plan_is_checked_against_the_images(tmp_path: Path) -> None:
     rows = [
         {"edit_id": "fits", "prompt": "a {colour} {image_id}", "image_id": "mug-1", "where": {"colour": "red"}},
         {"edit_id": "braces", "prompt": "literal {{size}}"},
-        {"edit_id": "column", "prompt": "a {size} mug"},
+        {"edit_id": "column", "edits": [{"prompt": "a {colour} mug"}, {"prompt": "a {size} mug"}]},
         {"edit_id": "where", "prompt": "x", "where": {"category": "mug"}},
         {"edit_id": "image", "prompt": "x", "image_id": "mug-2"},
     ]

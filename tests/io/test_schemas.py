@@ -58,4 +58,8 @@ def test_schemas_refuse_unknown_prompt_columns() -> None:
     schemas = {name: json.loads(text) for name, text in schema_texts().items()}
     with pytest.raises(jsonschema.ValidationError, match="promt"):
         jsonschema.validate({"edit_id": "a", "prompt": "x", "promt": "y"}, schemas["prompts.schema.json"])
+    for row in ({"edit_id": "a"}, {"edit_id": "a", "prompt": "x", "edits": [{"prompt": "y"}]}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(row, schemas["prompts.schema.json"])
+    jsonschema.validate({"edit_id": "a", "edits": [{"prompt": "y"}]}, schemas["prompts.schema.json"])
     jsonschema.validate({"image_id": "a", "image_uri": "a.png", "sku": 3}, schemas["images.schema.json"])

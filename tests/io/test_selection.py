@@ -32,6 +32,17 @@ def test_one_edit_per_strength() -> None:
     assert edits[3:] == [Edit("f", "a mug", 1.0)]
 
 
+def test_several_changes_make_one_edit() -> None:
+    """Columns are filled in each, their strengths stay their own, and the text says them all."""
+    prompt = PromptRow.model_validate(
+        {"edit_id": "e", "strength": [0.5, 1], "edits": [{"prompt": "a {colour} mug"}, {"prompt": "x", "strength": -1}]}
+    )
+    deltas = (("a blue mug", 1.0), ("x", -1.0))
+    assert edits_for(_image(colour="blue"), [prompt]) == [
+        Edit("e", "1 × a blue mug + -1 × x", strength, deltas=deltas) for strength in (0.5, 1.0)
+    ]
+
+
 def test_the_two_zeros_are_one_strength() -> None:
     """Minus zero would have another key and file name than zero."""
     assert math.copysign(1, edits_for(_image(), [_prompt(strength=-0.0)])[0].strength) == 1

@@ -163,6 +163,23 @@ def test_each_edit_says_how_long_it_held_structure(output: Path, photograph: Pho
     assert {row["edit_id"]: row["hold_structure"] for row in table(output, "edits")} == {"named": 0.25, "free": 0}
 
 
+def test_several_changes_are_one_edit_by_what_they_are(output: Path, photograph: Photograph) -> None:
+    """The row reads them in one line, the picture says them exactly, and another strength of one is another edit."""
+
+    def both(share: float) -> PromptRow:
+        edits = [{"prompt": "a blue photo"}, {"prompt": "a photo on a lawn", "strength": share}]
+        return PromptRow.model_validate({"edit_id": "both", "edits": edits})
+
+    asked = photograph("a")
+    assert Job(output, StandInEditor(), [both(0.5)]).run([asked]).edited == 1
+    [row] = table(output, "edits")
+    assert row["prompt"] == "1 × a blue photo + 0.5 × a photo on a lawn"
+    picture = (output / "images/a/both/1.png").read_bytes()
+    assert b'[["a blue photo", 1.0], ["a photo on a lawn", 0.5]]' in picture
+    assert Job(output, StandInEditor(), [both(0.5)]).run([asked]).kept == 1
+    assert Job(output, StandInEditor(), [both(0.5000001)]).run([asked]).edited == 1
+
+
 def test_what_is_doubtful_about_an_edit_is_in_its_row(output: Path, photograph: Photograph, tmp_path: Path) -> None:
     """A short reconstruction and an empty mask are flagged; an original is not held against its mask."""
     (tmp_path / "mask.png").write_bytes(encode_png(np.zeros((32, 48, 3), np.uint8), None, None))
