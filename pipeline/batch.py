@@ -70,6 +70,8 @@ class EditRequest:
     hold_structure: float | None = None
     mask: Pixels | None = None
     deltas: Deltas = ()
+    variation: float | None = None
+    seed: int = 0
 
     @property
     def targets(self) -> Deltas:
@@ -180,6 +182,7 @@ def _conditions(
     fitted = [inversion.settings.guidance_scale for inversion in inversions]
     scales = [f if r.guidance_scale is None else r.guidance_scale for f, r in zip(fitted, requests, strict=True)]
     held = [settings.hold_structure if r.hold_structure is None else r.hold_structure for r in requests]
+    variation = [settings.variation if r.variation is None else r.variation for r in requests]
     return Conditions(
         source=model.encode_prompts([inversion.source_prompt for inversion in inversions]),
         has_source=torch.tensor([bool(inversion.source_prompt) for inversion in inversions], device=device),
@@ -191,6 +194,8 @@ def _conditions(
         guidance_scale=torch.tensor(scales, device=device),
         fitted_scale=torch.tensor(fitted, device=device),
         hold_structure=torch.tensor(held, device=device),
+        variation=torch.tensor(variation, device=device) if any(variation) else None,
+        seeds=tuple(request.seed for request in requests),
     )
 
 

@@ -78,6 +78,9 @@ class EditSettings(_Settings):
         0.5, ge=0, le=1, description="share of the steps that keep the source's shapes; 0 to replace objects"
     )
     skip: float = Field(0.0, ge=0, lt=1, description="share of the steps, from the noise down, that an edit leaves out")
+    variation: float = Field(
+        0.0, ge=0, le=1, description="share of fresh noise in an edit's steps: another result for every seed; 0: none"
+    )
     mask: Literal["auto", "none"] = Field("auto", description="auto: the given mask, else one from the predictions")
     composite: Literal["full", "none"] = Field(
         "full",

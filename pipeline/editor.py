@@ -18,7 +18,7 @@ from pipeline.errors import JobError, RowError
 from pipeline.io.images import resize
 from pipeline.io.pillow import from_pillow, to_pillow
 from pipeline.models.stable_diffusion import StableDiffusion
-from pipeline.records import MAX_GUIDANCE, MAX_STRENGTH, MIN_STRENGTH
+from pipeline.records import MAX_GUIDANCE, MAX_STRENGTH, MIN_STRENGTH, joined
 
 _T = TypeVar("_T")
 
@@ -88,31 +88,47 @@ class Editor:
         self,
         inversions: Sequence[Inversion],
         *,
-        prompt: str,
+        prompt: str | Sequence[tuple[str, float]],
         strength: float | Sequence[float] = 1.0,
         negative_prompt: str = "",
         guidance_scale: float | None = None,
         hold_structure: float | None = None,
+        variation: float | None = None,
+        seed: int = 0,
         masks: Sequence[Pixels | None] | None = None,
         settings: EditSettings | None = None,
     ) -> list[list[Any]]:
         """Edit each inversion at each strength → Pillow images, one list per inversion, at the originals' sizes.
 
-        `guidance_scale` None is the inversion's own; `hold_structure` None is that of `settings`.
+        Several prompts with strengths of their own are one edit, whose `strength` scales them all. `guidance_scale`
+        None is the inversion's own; `hold_structure` and `variation` None are those of `settings`; `seed` is that of
+        the noise that a variation draws.
 
         Raises:
             RowError: an edit's latents are not finite.
             ValueError: a strength outside [-1, 3], a guidance scale outside [0, 30] or a share outside [0, 1].
         """
+        deltas = () if isinstance(prompt, str) else tuple(prompt)
+        text = prompt if isinstance(prompt, str) else joined(deltas)
         strengths = [strength] if isinstance(strength, (int, float)) else list(strength)
-        for s in strengths:
+        for s in (*strengths, *(share for _, share in deltas)):
             _check("strength", s, MIN_STRENGTH, MAX_STRENGTH)
         _check("guidance_scale", guidance_scale, 0, MAX_GUIDANCE)
         _check("hold_structure", hold_structure, 0, 1)
+        _check("variation", variation, 0, 1)
         settings = settings or EditSettings()
         requests = [
             EditRequest(
-                i, prompt, s, negative_prompt, guidance_scale, hold_structure, _fitted_mask(masks, i, inversion.size)
+                inversion=i,
+                prompt=text,
+                strength=s,
+                negative_prompt=negative_prompt,
+                guidance_scale=guidance_scale,
+                hold_structure=hold_structure,
+                mask=_fitted_mask(masks, i, inversion.size),
+                deltas=deltas,
+                variation=variation,
+                seed=seed,
             )
             for i, inversion in enumerate(inversions)
             for s in strengths

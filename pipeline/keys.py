@@ -78,13 +78,15 @@ def edit_key(
     strength: float,
     guidance_scale: float | None,
     hold_structure: float,
-    seed: int,
+    variation: float,
+    seed: int | None,
     mask_sha256: str | None,
     settings: Mapping[str, Any],
 ) -> str:
     """Identity of one output: the inversion, the ids it is published under, and all that steers the edit.
 
-    `prompt` is one text, or several that are asked for at once, each with its strength.
+    `prompt` is one text, or several that are asked for at once, each with its strength. `seed` is None where it
+    changes nothing, or follows from the key.
     """
     return content_key(
         {
@@ -98,6 +100,7 @@ def edit_key(
             "strength": float(strength),
             "guidance_scale": None if guidance_scale is None else float(guidance_scale),
             "hold_structure": float(hold_structure),
+            "variation": float(variation),
             "seed": seed,
             "mask_sha256": mask_sha256,
             "settings": dict(settings),

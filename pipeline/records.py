@@ -86,11 +86,18 @@ class PromptRow(BaseModel):
     hold_structure: float | None = Field(
         None, ge=0, le=1, allow_inf_nan=False, description="share of the steps that keep shapes; none: the job's"
     )
-    seed: int | None = Field(None, ge=0, lt=2**63, description="none: from the edit key")
+    variation: float | None = Field(
+        None, ge=0, le=1, allow_inf_nan=False, description="share of fresh noise in the steps; none: the job's"
+    )
+    seed: int | None = Field(
+        None, ge=0, lt=2**63, description="of the noise that a variation draws; none: from the edit key"
+    )
     image_id: _Id | None = Field(None, description="only this image")
     where: dict[str, Any] | None = Field(None, description="only images whose columns have these values")
 
-    _numbers = field_validator("strength", "guidance_scale", "hold_structure", "seed", mode="before")(_no_boolean)
+    _numbers = field_validator("strength", "guidance_scale", "hold_structure", "variation", "seed", mode="before")(
+        _no_boolean
+    )
 
     @model_validator(mode="after")
     def _asks_in_one_way(self) -> PromptRow:
@@ -136,6 +143,7 @@ class Edit:
     hold_structure: float | None = None
     seed: int | None = None
     deltas: Deltas = ()
+    variation: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

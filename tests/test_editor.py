@@ -164,7 +164,9 @@ def test_a_strength_outside_its_range_is_refused(editor: Editor) -> None:
         editor.edit(inversions, prompt=TARGET, strength=9)
 
 
-@pytest.mark.parametrize(("name", "value"), [("hold_structure", 5), ("hold_structure", -0.1), ("guidance_scale", 31)])
+@pytest.mark.parametrize(
+    ("name", "value"), [("hold_structure", 5), ("hold_structure", -0.1), ("guidance_scale", 31), ("variation", 2)]
+)
 def test_a_control_outside_its_range_is_refused(editor: Editor, name: str, value: float) -> None:
     """As a manifest's is."""
     inversions = editor.invert([_photograph(1)], settings=SETTINGS["ddim"])

@@ -51,7 +51,7 @@ class NoiseSchedule:
             return z - sigma * output, z + alpha * output
         return output, (z - alpha * output) / sigma
 
-    def fresh_noise(self, step: int, eta: float) -> Tensor:
+    def fresh_noise(self, step: int, eta: float | Tensor) -> Tensor:
         """How much of the noise at `step - 1` a step down from `step` draws anew (Song et al., 2021, eq. 16).
 
         0 is the deterministic DDIM; 1 is as random as DDPM.

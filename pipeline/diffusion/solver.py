@@ -19,14 +19,15 @@ Predict = Callable[[Tensor, int], Tensor]
 AfterStep = Callable[[Tensor, int], Tensor]
 
 
-def step_down(z: Tensor, output: Tensor, schedule: NoiseSchedule, step: int, eta: float = 0.0) -> Tensor:
+def step_down(z: Tensor, output: Tensor, schedule: NoiseSchedule, step: int, eta: float | Tensor = 0.0) -> Tensor:
     """One step towards the image: latents at `step` → latents at `step - 1`.
 
-    With `eta` above 0 it is the mean of a step that draws `schedule.fresh_noise(step, eta)` anew.
+    With `eta` above 0, one for all rows or (n, 1, 1, 1), it is the mean of a step that draws
+    `schedule.fresh_noise(step, eta)` anew.
     """
     x_0, eps = schedule.pair(z, output, step)
     sigma = schedule.sigma[step - 1]
-    if eta:
+    if isinstance(eta, Tensor) or eta:
         sigma = (sigma.square() - schedule.fresh_noise(step, eta).square()).clamp(min=0).sqrt()
     return schedule.alpha[step - 1] * x_0 + sigma * eps
 
@@ -66,7 +67,7 @@ def denoise(
     after_step: AfterStep | None = None,
     *,
     start: int | None = None,
-    eta: float = 0.0,
+    eta: float | Tensor = 0.0,
 ) -> Tensor:
     """Latents (n, c, h, w) at step `start`, or at pure noise → image latents, in float32; `eta` as in `step_down`."""
     z = z.float()

@@ -64,6 +64,7 @@ EDIT_SCHEMA: Final = pa.schema(
         pa.field("source_prompt", pa.string()),
         pa.field("guidance_scale", pa.float64()),
         pa.field("hold_structure", pa.float64()),
+        pa.field("variation", pa.float64()),
         pa.field("seed", pa.int64()),
         _required("width", pa.int32()),
         _required("height", pa.int32()),

@@ -53,6 +53,7 @@ def edits_for(row: ImageRow, prompts: Sequence[PromptRow]) -> list[Edit]:
             hold_structure=prompt.hold_structure,
             seed=prompt.seed,
             deltas=deltas if prompt.edits else (),
+            variation=prompt.variation,
         )
         for prompt in prompts
         if applies(prompt, columns)

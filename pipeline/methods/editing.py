@@ -18,6 +18,7 @@ from pipeline.diffusion.mask import grow, soft_mask
 from pipeline.diffusion.schedule import NoiseSchedule
 from pipeline.diffusion.solver import denoise
 from pipeline.methods.base import Method, Network
+from pipeline.methods.variation import Variation
 
 _MASK_THRESHOLD: Final = 0.18
 _MASK_SOFTNESS: Final = 0.10
@@ -40,6 +41,8 @@ class Conditions:
         fitted_scale: (n,) the guidance at which each image was inverted: where its method leads back to it.
         hold_structure: (n,) in [0, 1], share of the steps, from the noise down, that keep the source's shapes.
         mask: (n, 1, h, w) in [0, 1] over latents, 1 may change; None lets everything change.
+        variation: (n,) in [0, 1], share of fresh noise in each step; None where no edit draws any.
+        seeds: of that noise, for each edit.
     """
 
     source: Tensor
@@ -53,6 +56,8 @@ class Conditions:
     fitted_scale: Tensor
     hold_structure: Tensor
     mask: Tensor | None = None
+    variation: Tensor | None = None
+    seeds: tuple[int, ...] = ()
 
 
 def edit_latents(
@@ -77,6 +82,8 @@ def edit_latents(
     """
     trajectory = tensors["trajectory"].float()
     n, n_steps = len(trajectory), schedule.num_inference_steps
+    share = conditions.variation
+    varied = None if share is None else Variation(share, conditions.seeds, method.eta)
 
     def predict(z: Tensor, step: int) -> Tensor:
         """Outputs for n edits and their n sources; of sources that are not held any more, zeros."""
@@ -101,15 +108,19 @@ def edit_latents(
 
     def corrected(z: Tensor, step: int) -> Tensor:
         if method.residual is not None:
-            z = z + method.residual(tensors, step + 1).repeat(2, 1, 1, 1)
+            residual = method.residual(tensors, step + 1).repeat(2, 1, 1, 1)
+            z = z + (residual if varied is None else varied.kept * residual)
+        if varied is not None:
+            z = z + varied.drawn(z, schedule, step + 1)
         if conditions.mask is None:
             return z
         return torch.cat((blend(z[:n], trajectory[:, step], conditions.mask), z[n:]))
 
     start = n_steps - math.floor(skip * n_steps)
     noise = trajectory[:, start].repeat(2, 1, 1, 1)
+    eta = method.eta if varied is None else varied.eta
     with torch.no_grad():
-        return denoise(predict, noise, schedule, corrected, start=start, eta=method.eta)[:n]
+        return denoise(predict, noise, schedule, corrected, start=start, eta=eta)[:n]
 
 
 def _structure_of(n: int, held: Tensor) -> Tensor | None:

@@ -119,6 +119,8 @@ class Engine:
                 hold_structure=order.edit.hold_structure,
                 mask=masks[row["image_id"]],
                 deltas=order.edit.deltas,
+                variation=order.edit.variation,
+                seed=order.seed or 0,
             )
             for row, order in jobs
         ]

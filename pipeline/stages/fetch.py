@@ -21,8 +21,6 @@ from pipeline.stages.history import History
 from pipeline.stages.rows import NOTHING, Asked, FailedRow, Fetched, Order, Payloads, dump, image_columns
 
 _THREADS: Final = 16
-# Stands in the key for "no seed given": the seed is then derived from the key, and so cannot be part of it.
-_NO_SEED: Final = -1
 _ARTIFACT_COLUMNS: Final = (
     "source_prompt",
     "settings",
@@ -162,6 +160,7 @@ class Fetch:
 
     def _order(self, visit: _Visit, edit: Edit, mask: bytes | None) -> Order:
         settings = self._config.edit
+        variation = settings.variation if edit.variation is None else edit.variation
         key = edit_key(
             inversion_key=visit.inversion_key,
             image_id=visit.image.image_id,
@@ -171,11 +170,13 @@ class Fetch:
             strength=edit.strength,
             guidance_scale=edit.guidance_scale,
             hold_structure=settings.hold_structure if edit.hold_structure is None else edit.hold_structure,
-            seed=_NO_SEED if edit.seed is None else edit.seed,
+            variation=variation,
+            seed=edit.seed if variation else None,
             mask_sha256=None if mask is None else sha256_hex(mask),
-            settings=settings.model_dump(exclude={"hold_structure"}),
+            settings=settings.model_dump(exclude={"hold_structure", "variation"}),
         )
-        return Order(edit, key, seed_of(key) if edit.seed is None else edit.seed)
+        seed = seed_of(key) if edit.seed is None else edit.seed
+        return Order(edit, key, seed if variation else None)
 
     def _is_there(self, visit: _Visit, order: Order) -> bool:
         """Whether the edit is committed. If another one failed in its place since, its picture may be gone."""

@@ -111,8 +111,8 @@ class Publish:
         """Composite, encode and write one picture → its row of the edits table."""
         assert row["inversion"] is not None
         inversion = json.loads(row["inversion"])
-        edit = order.edit
-        if photo is None or self._config.edit.composite == "none":
+        edit, settings = order.edit, self._config.edit
+        if photo is None or settings.composite == "none":
             pixels, alpha, background_psnr = to_bytes(edited).numpy(), None, None
         else:
             composited = composite_pixels(torch.from_numpy(photo.pixels), edited, reconstruction, mask)
@@ -143,9 +143,8 @@ class Publish:
             "negative_prompt": edit.negative_prompt,
             "source_prompt": row["source_prompt"],
             "guidance_scale": fitted if edit.guidance_scale is None else edit.guidance_scale,
-            "hold_structure": (
-                self._config.edit.hold_structure if edit.hold_structure is None else edit.hold_structure
-            ),
+            "hold_structure": settings.hold_structure if edit.hold_structure is None else edit.hold_structure,
+            "variation": settings.variation if edit.variation is None else edit.variation,
             "seed": order.seed,
             "width": pixels.shape[1],
             "height": pixels.shape[0],

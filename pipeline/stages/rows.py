@@ -75,11 +75,11 @@ class Made(ImageColumns):
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """One edit to be made, and its identity."""
+    """One edit to be made, its identity, and the seed of its noise where it draws any."""
 
     edit: Edit
     key: str
-    seed: int
+    seed: int | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,9 +26,11 @@ def _prompts_of(image: ImageRow, *prompts: PromptRow) -> list[str]:
 
 def test_one_edit_per_strength() -> None:
     """A sweep makes one edit per strength, in the order given, with all that the row says."""
-    prompt = _prompt(strength=(0, 0.5, 1.25), negative_prompt="blur", guidance_scale=2.0, hold_structure=0.25, seed=7)
+    prompt = _prompt(
+        strength=(0, 0.5, 1.25), negative_prompt="blur", guidance_scale=2.0, hold_structure=0.25, seed=7, variation=0.5
+    )
     edits = edits_for(_image(), [prompt, _prompt(edit_id="f")])
-    assert edits[:3] == [Edit("e", "a mug", s, "blur", 2.0, 0.25, 7) for s in (0.0, 0.5, 1.25)]
+    assert edits[:3] == [Edit("e", "a mug", s, "blur", 2.0, 0.25, 7, (), 0.5) for s in (0.0, 0.5, 1.25)]
     assert edits[3:] == [Edit("f", "a mug", 1.0)]
 
 

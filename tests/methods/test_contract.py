@@ -91,7 +91,7 @@ def test_a_weak_edit_begins_where_the_method_lands(
 def test_the_source_beside_an_edit_goes_as_it_was_inverted(
     editor: Editor, inversions: dict[str, list[Inversion]], name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever guidance, negative prompt and strength an edit has, the latents of its held source are the same."""
+    """Whatever guidance, negative prompt, strength and noise an edit has, its held source's latents are the same."""
     predict = StableDiffusion.predict
     sources: list[torch.Tensor] = []
 
@@ -110,7 +110,7 @@ def test_the_source_beside_an_edit_goes_as_it_was_inverted(
     [inversion] = inversions[name][:1]
     _edited(editor, inversion, prompt=TARGET, hold_structure=1.0)
     plain, sources = sources, []
-    own = {"strength": 0.3, "guidance_scale": 7.5, "negative_prompt": "a lawn"}
+    own = {"strength": 0.3, "guidance_scale": 7.5, "negative_prompt": "a lawn", "variation": 1.0, "seed": 3}
     _edited(editor, inversion, prompt=TARGET, hold_structure=1.0, **own)
     assert len(plain) == len(sources) == STEPS
     for one, other in zip(plain, sources, strict=True):
@@ -130,6 +130,23 @@ def test_its_edits_differ_and_stay_pictures(editor: Editor, inversions: dict[str
         for i, one in enumerate(pictures):
             assert np.isfinite(one).all()
             assert all(np.abs(one - other).max() > 1e-4 for other in pictures[:i])
+
+
+def test_a_variation_is_one_edit_for_every_seed(
+    editor: Editor, inversions: dict[str, list[Inversion]], name: str
+) -> None:
+    """Noise differs by seed and by nothing else, least of all by batch mates; without variation a seed does nothing."""
+    [inversion] = inversions[name][:1]
+    plain = {"prompt": TARGET, "hold_structure": 0.5}
+    asked = [plain, plain | {"seed": 1}, *({**plain, "variation": 0.8, "seed": seed} for seed in (1, 1, 2))]
+    results = editor.edit_rows([inversion], [EditRequest(0, **request) for request in asked], BARE)
+    together = [result.edited for result in results if isinstance(result, Synthesis)]
+    for edited, request in zip(together, asked, strict=True):
+        np.testing.assert_allclose(edited, _edited(editor, inversion, **request), atol=1e-3)
+    np.testing.assert_allclose(together[0], together[1], atol=1e-5)
+    np.testing.assert_allclose(together[2], together[3], atol=1e-5)
+    for one, other in ((0, 2), (0, 4), (2, 4)):
+        assert np.abs(together[one] - together[other]).max() > 1e-2
 
 
 def test_only_methods_that_fit_take_gradient_steps(inversions: dict[str, list[Inversion]], name: str) -> None:

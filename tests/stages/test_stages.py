@@ -231,10 +231,22 @@ def test_edits_from_artifacts_refuse_a_changed_original(output: Path, photograph
 
 
 def test_a_derived_seed_is_stable(output: Path, photograph: Photograph) -> None:
-    """Without a seed of its own an edit's seed follows from its key; a given one is part of the key."""
+    """Without a seed of its own a varied edit's seed follows from its key; a given one is part of the key."""
     given = PromptRow(edit_id="given", prompt="a blue photo", seed=5)
-    job = Job(output, StandInEditor(), [BLUE, given])
+    job = Job(output, StandInEditor(), [BLUE, given], edit={"variation": 0.5})
     first, second = (load_orders(job.fetch([photograph("a")])[0]["orders"]) for _ in range(2))
     assert first == second
     assert [order.seed for order in first if order.edit.edit_id == "given"] == [5]
     assert len({order.seed for order in first}) == 4
+    job.run([photograph("a")])
+    assert {row["seed"] for row in table(output, "edits")} == {order.seed for order in first}
+    other = given.model_copy(update={"seed": 6})
+    assert Job(output, StandInEditor(), [other], edit={"variation": 0.5}).run([photograph("a")]).edited == 1
+
+
+def test_a_seed_without_noise_makes_nothing_again(output: Path, photograph: Photograph) -> None:
+    """What draws no noise has no seed, in its key as in its row; a row's own share wins over the job's."""
+    rows = [PromptRow(edit_id="e", prompt="a blue photo", seed=seed, variation=0.0) for seed in (None, 5, 6)]
+    counts = [Job(output, StandInEditor(), [row], edit={"variation": 0.5}).run([photograph("a")]) for row in rows]
+    assert [(c.edited, c.kept) for c in counts] == [(1, 0), (0, 1), (0, 1)]
+    assert [(row["seed"], row["variation"]) for row in table(output, "edits")] == [(None, 0.0)]
