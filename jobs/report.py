@@ -52,7 +52,7 @@ def plan_lines(plan: Plan, there: Summary, images: int, edits: int) -> Iterator[
     work = images * inversion + edits * edit
     yield f"asked: {len(plan.images)} images, {plan.edits} edits of them; {len(plan.refusals)} manifest rows refused"
     yield f"output: {plan.output} holds {there.inversions} inversions and {there.edits} edits; none is made twice"
-    yield f"to do: {images} to invert, {edits} to edit (more where bytes, prompts or settings changed)"
+    yield f"to do: {images} to invert, {edits} to edit (more where bytes or settings changed)"
     yield f"cost: at most {work:,} network evaluations ({inversion:,} per inversion, {edit:,} per edit)"
     if more := escalation_work_of(plan):
         margin, so_far = plan.config.qa_margin, f"{there.escalated} of {there.inversions}"

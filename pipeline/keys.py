@@ -85,8 +85,8 @@ def edit_key(
 ) -> str:
     """Identity of one output: the inversion, the ids it is published under, and all that steers the edit.
 
-    `prompt` is one text, or several that are asked for at once, each with its strength. `seed` is None where it
-    changes nothing, or follows from the key.
+    `prompt` is one text, or several that are asked for at once, each with its strength. `guidance_scale` is None where
+    it is that of the inversion, `seed` where it changes nothing or follows from the key.
     """
     return content_key(
         {

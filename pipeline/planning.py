@@ -23,6 +23,7 @@ from pipeline.io.manifest import (
 )
 from pipeline.io.outcomes import committed_slots
 from pipeline.io.reuse import inverted_images
+from pipeline.io.selection import columns_named, filled_in
 from pipeline.io.uris import canonical
 from pipeline.models.loading import model_fingerprint
 from pipeline.records import Edit, ImageRow, PromptRow, Refusal
@@ -56,15 +57,32 @@ class Asking:
 
     def count(self, columns: Mapping[str, Any]) -> int:
         """How many edits the image with these columns gets, those that cannot be filled in among them."""
-        return len(self.slots(columns))
+        return sum(len(prompt.strengths) for prompt in self._applying(columns))
 
-    def slots(self, columns: Mapping[str, Any]) -> list[tuple[str, float]]:
-        """`edit_id` and strength of each of these edits."""
-        prompts = [prompt for prompt in self._about(columns["image_id"]) if applies(prompt, columns)]
-        return [(prompt.edit_id, strength) for prompt in prompts for strength in prompt.strengths]
+    def there(self, columns: Mapping[str, Any], committed: Mapping[tuple[str, float], str]) -> int:
+        """How many of them are committed with the prompt that is asked for now; columns that it names are given, too.
+
+        `committed` has the prompt of each edit id and strength.
+        """
+        return sum(
+            committed.get((prompt.edit_id, strength)) == _text(prompt, columns)
+            for prompt in self._applying(columns)
+            for strength in prompt.strengths
+            if (prompt.edit_id, strength) in committed
+        )
+
+    def _applying(self, columns: Mapping[str, Any]) -> list[PromptRow]:
+        return [prompt for prompt in self._about(columns["image_id"]) if applies(prompt, columns)]
 
     def _about(self, image_id: str) -> list[PromptRow]:
         return [*self._by_image.get(None, ()), *self._by_image.get(image_id, ())]
+
+
+def _text(prompt: PromptRow, columns: Mapping[str, Any]) -> str | None:
+    try:
+        return filled_in(prompt, columns)[0]
+    except RowError:
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +125,7 @@ class Plan:
 
     Attributes:
         images: a table of image_id, image_uri, source_prompt, mask_uri, then the user's columns; for `edit`
-            with image_sha256 and inversion_key after the first four.
+            with image_sha256, inversion_key and fitted_scale after the first four.
         refusals: manifest rows that are not valid; `images` and `prompts` are without them.
         edits: how many are asked for, done or not.
     """
@@ -151,7 +169,7 @@ def read_plan(command: Command, config: JobConfig) -> Plan:
         if config.prompts is None or command == "invert"
         else read_prompts(config.prompts)
     )
-    misfits = check_plan(images, prompts)
+    misfits = check_plan(images, prompts, None if command == "edit" else config.inversion.guidance_scale)
     unfit = {refusal.row_id for refusal in misfits}
     asked = tuple(row for row in prompts.rows if row.edit_id not in unfit)
     return Plan(
@@ -182,20 +200,21 @@ def _count(images: Any, prompts: Sequence[PromptRow]) -> int:
 
 
 def _deciding(images: Any, prompts: Iterable[PromptRow]) -> list[dict[str, Any]]:
-    """The columns of each image that decide which prompts apply to it."""
-    columns = {"image_id", *(name for row in prompts for name in row.where or {})}
+    """The columns of each image that decide which prompts apply to it, and what they say."""
+    named = {name for row in prompts for delta in row.deltas for name in columns_named(delta.prompt)}
+    columns = {"image_id", *named, *(name for row in prompts for name in row.where or {})}
     rows: list[dict[str, Any]] = images.select(list(columns)).to_pylist()
     return rows
 
 
 def remainder(plan: Plan) -> tuple[int, int]:
-    """How many images to invert and edits to make an output lacks; changed bytes, prompts or settings are not seen."""
+    """How many images to invert and edits to make an output lacks; changed bytes or settings are not seen."""
     inverted, edited = committed_slots(plan.output)
     asking, images, edits = Asking(plan.prompts), len(plan.images), plan.edits
     for columns in _deciding(plan.images, plan.prompts):
-        there = edited.get(columns["image_id"], set())
+        there = edited.get(columns["image_id"], {})
         images -= bool(there) or columns["image_id"] in inverted
-        edits -= len(there.intersection(asking.slots(columns))) if there else 0
+        edits -= asking.there(columns, there) if there else 0
     return images, edits
 
 

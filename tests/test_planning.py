@@ -21,3 +21,23 @@ def test_edits_are_counted_as_they_are_asked() -> None:
     ):
         edits, refused = asking.of(ImageRow(image_uri="x.png", **columns))
         assert asking.count(columns) == len(edits) + len(refused) == count
+
+
+def test_edits_are_there_with_the_prompt_that_is_asked_for() -> None:
+    """An edit whose text changed since is to be made again, as is one of another strength or that cannot be filled in."""
+    asking = Asking(
+        [
+            PromptRow(edit_id="plain", prompt="a photo", strength=(0, 1)),
+            PromptRow(edit_id="filled", prompt="a {thing}"),
+            PromptRow.model_validate({"edit_id": "both", "edits": [{"prompt": "x"}, {"prompt": "y", "strength": 0.5}]}),
+        ]
+    )
+    committed = {("plain", 1.0): "a photo", ("filled", 1.0): "a mug", ("both", 1.0): "1 × x + 0.5 × y"}
+    for changed, columns, count in (
+        ({}, {"thing": "mug"}, 3),
+        ({}, {"thing": "vase"}, 2),
+        ({}, {"thing": None}, 2),
+        ({("plain", 1.0): "another photo"}, {"thing": "mug"}, 2),
+        ({("plain", 0.0): "a photo"}, {"thing": "mug"}, 4),
+    ):
+        assert asking.there({"image_id": "a", **columns}, committed | changed) == count

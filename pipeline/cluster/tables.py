@@ -12,7 +12,7 @@ _TYPES: Final = {str: pa.string(), bytes: pa.large_binary(), int: pa.int64(), bo
 # The column of a part's rows.
 PART: Final = "part"
 _OF_IMAGES: Final = ("image_id", "image_uri", "source_prompt", "mask_uri")
-_OF_ARTIFACTS: Final = ("image_sha256", "inversion_key")
+_OF_ARTIFACTS: Final = ("image_sha256", "inversion_key", "fitted_scale")
 
 
 def asked_table(images: pa.Table, *, of_artifacts: bool) -> pa.Table:

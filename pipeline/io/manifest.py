@@ -98,15 +98,29 @@ def _check_where(where: Mapping[str, Any]) -> None:
             raise InvalidRowError(f"where: expected a value or a list of values for {name!r}")
 
 
-def check_plan(images: ImageManifest, prompts: PromptManifest) -> tuple[Refusal, ...]:
-    """Refuse prompt rows that do not fit the images: an unknown column, or an image that no row has."""
+def check_plan(
+    images: ImageManifest, prompts: PromptManifest, fitted_scale: float | None = None
+) -> tuple[Refusal, ...]:
+    """Refuse prompt rows that do not fit the images or the job.
+
+    An unknown column, an image that no row has, or a guidance at which what the row says has no say; `fitted_scale` is
+    that of rows without one of their own, where it is one for all images.
+    """
     columns = set(images.table.column_names)
     ids = images.table.column("image_id")
     return tuple(
         Refusal(prompts.uri, number, reason, row.edit_id)
         for number, row in zip(prompts.lines, prompts.rows, strict=True)
-        for reason in _misfits(row, columns, ids)
+        for reason in (*_misfits(row, columns, ids), *_without_say(row, fitted_scale))
     )
+
+
+def _without_say(row: PromptRow, fitted_scale: float | None) -> Iterator[str]:
+    scale = fitted_scale if row.guidance_scale is None else row.guidance_scale
+    if scale == 0:
+        yield "guidance_scale: expected above 0; at 0 the prompt has no say"
+    if scale == 1 and row.negative_prompt:
+        yield "negative_prompt: expected a guidance scale other than 1; at 1 it has no say"
 
 
 def _misfits(row: PromptRow, columns: set[str], ids: pa.ChunkedArray) -> Iterator[str]:

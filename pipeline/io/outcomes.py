@@ -79,17 +79,20 @@ def committed_artifact_rows(output: str) -> frozenset[str]:
     return frozenset(map(artifact_row_key, table["inversion_key"].to_pylist(), table["image_id"].to_pylist()))
 
 
-def committed_slots(output: str) -> tuple[set[str], Mapping[str, set[tuple[str, float]]]]:
+def committed_slots(output: str) -> tuple[set[str], Mapping[str, Mapping[tuple[str, float], str]]]:
     """What is there under the names that manifests use, whatever the bytes and settings were.
 
     Returns:
-        The image ids that have an inversion, and by image id the edit ids and strengths that have a picture.
+        The image ids that have an inversion, and by image id the edit ids and strengths that have a picture, with its
+        prompt.
     """
     inverted = set(_read_all(output, "inversions", {"image_id"})["image_id"].to_pylist())
-    edited: defaultdict[str, set[tuple[str, float]]] = defaultdict(set)
-    table = _read_all(output, "edits", _IDENTITY["edits"])
-    for image_id, edit_id, strength in zip(*(table[name].to_pylist() for name in _IDENTITY["edits"]), strict=True):
-        edited[image_id].add((edit_id, strength))
+    edited: defaultdict[str, dict[tuple[str, float], str]] = defaultdict(dict)
+    columns = (*_IDENTITY["edits"], "prompt")
+    # The newest row of a picture is read last, and so is the one that stays.
+    table = _read_all(output, "edits", {*columns, "created_at"}).sort_by("created_at")
+    for image_id, edit_id, strength, prompt in zip(*(table[name].to_pylist() for name in columns), strict=True):
+        edited[image_id][edit_id, strength] = prompt
     return inverted, edited
 
 

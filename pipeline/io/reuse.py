@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import BinaryIO, Final
@@ -24,7 +25,8 @@ def inverted_images(output: str, model_fingerprint: str) -> pa.Table:
     """The images that one model has inverted: for each id its newest artifact.
 
     Returns:
-        image_id, image_uri, source_prompt, mask_uri, image_sha256, inversion_key, then the user's columns.
+        image_id, image_uri, source_prompt, mask_uri, image_sha256, inversion_key, fitted_scale (the guidance it was
+        inverted at), then the user's columns.
 
     Raises:
         JobError: there are no artifacts, or none of this model.
@@ -54,7 +56,9 @@ def _without_tensors(file: BinaryIO) -> pa.Table:
 def _columns(table: pa.Table) -> pa.Table:
     own = [name for name in table.column_names if name not in INVERSION_SCHEMA.names and name != "mask_uri"]
     mask = table["mask_uri"] if "mask_uri" in table.column_names else pa.nulls(len(table), pa.string())
+    fitted = [json.loads(settings).get("guidance_scale") for settings in table["settings"].to_pylist()]
     kept = table.select(list(_KEPT)).add_column(3, "mask_uri", mask)
+    kept = kept.append_column("fitted_scale", pa.array(fitted, pa.float64()))
     for name in own:
         kept = kept.append_column(users_name(name), table[name])
     return kept

@@ -46,18 +46,18 @@ def edits_for(row: ImageRow, prompts: Sequence[PromptRow]) -> list[Edit]:
     return [
         Edit(
             edit_id=prompt.edit_id,
-            prompt=joined(deltas) if prompt.edits else deltas[0][0],
+            prompt=text,
             strength=strength + 0.0,  # −0.0 and 0.0 are one strength
             negative_prompt=prompt.negative_prompt or "",
             guidance_scale=prompt.guidance_scale,
             hold_structure=prompt.hold_structure,
             seed=prompt.seed,
-            deltas=deltas if prompt.edits else (),
+            deltas=deltas,
             variation=prompt.variation,
         )
         for prompt in prompts
         if applies(prompt, columns)
-        for deltas in [_filled(prompt, columns)]
+        for text, deltas in [filled_in(prompt, columns)]
         for strength in prompt.strengths
     ]
 
@@ -81,11 +81,19 @@ def _text(value: Any) -> str | None:
     return None if value is None else str(value)
 
 
-def _filled(prompt: PromptRow, columns: Mapping[str, Any]) -> Deltas:
-    return tuple((_text_of(prompt, delta.prompt, columns), delta.strength) for delta in prompt.deltas)
+def filled_in(prompt: PromptRow, columns: Mapping[str, Any]) -> tuple[str, Deltas]:
+    """A prompt row's text with an image's columns filled in; and its changes, where it asks for them as such.
+
+    Raises:
+        RowError: row_refused: a column that it names is empty.
+    """
+    if prompt.prompt is not None:
+        return _filled(prompt, prompt.prompt, columns), ()
+    deltas = tuple((_filled(prompt, delta.prompt, columns), delta.strength) for delta in prompt.deltas)
+    return joined(deltas), deltas
 
 
-def _text_of(prompt: PromptRow, asked: str, columns: Mapping[str, Any]) -> str:
+def _filled(prompt: PromptRow, asked: str, columns: Mapping[str, Any]) -> str:
     text = "".join(literal + _word(prompt, columns, column) for literal, column in template(asked))
     if not text.strip():
         raise RowError("row_refused", f"prompt {prompt.edit_id!r}: empty once its columns are filled in")

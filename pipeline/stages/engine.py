@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from pipeline.batch import EditRequest, Inversion, Synthesis
-from pipeline.config import InversionSettings, JobConfig
+from pipeline.config import InversionSettings, JobConfig, unused_by
 from pipeline.editor import Editor
 from pipeline.errors import RowError
 from pipeline.io.images import decode, decode_mask, resize
@@ -186,15 +186,16 @@ def _restored(row: Fetched) -> Inversion | RowError:
     assert row["artifact"] is not None
     assert row["tensors"] is not None
     columns = json.loads(row["artifact"])
+    settings = json.loads(columns["settings"])
+    unused = unused_by(settings["method"])  # earlier versions took any value there
     try:
-        settings = InversionSettings.model_validate_json(columns["settings"])
         tensors = unpack(row["tensors"])
     except Exception as error:  # noqa: BLE001 - safetensors has no error type of its own for damaged payloads
         return RowError("artifact_unreadable", f"artifact {row['inversion_key']}: {error}")
     return Inversion(
         tensors=tensors,
         source_prompt=columns["source_prompt"] or "",
-        settings=settings,
+        settings=InversionSettings.model_validate({n: value for n, value in settings.items() if n not in unused}),
         size=(columns["width"], columns["height"]),
         vae_psnr=columns["vae_psnr"],
         recon_psnr=columns["recon_psnr"],

@@ -160,6 +160,7 @@ class Fetch:
 
     def _order(self, visit: _Visit, edit: Edit, mask: bytes | None) -> Order:
         settings = self._config.edit
+        fitted = visit.row.get("fitted_scale", self._config.inversion.guidance_scale)
         variation = settings.variation if edit.variation is None else edit.variation
         key = edit_key(
             inversion_key=visit.inversion_key,
@@ -168,7 +169,7 @@ class Fetch:
             prompt=edit.deltas or edit.prompt,
             negative_prompt=edit.negative_prompt,
             strength=edit.strength,
-            guidance_scale=edit.guidance_scale,
+            guidance_scale=None if edit.guidance_scale == fitted else edit.guidance_scale,
             hold_structure=settings.hold_structure if edit.hold_structure is None else edit.hold_structure,
             variation=variation,
             seed=edit.seed if variation else None,

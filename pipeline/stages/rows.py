@@ -26,10 +26,11 @@ class ImageColumns(TypedDict):
 
 
 class Asked(ImageColumns):
-    """One row of the plan. The last two are known where an artifact is what is asked about."""
+    """One row of the plan. The last three are known where an artifact is what is asked about."""
 
     image_sha256: NotRequired[str]
     inversion_key: NotRequired[str]
+    fitted_scale: NotRequired[float | None]
 
 
 class Payloads(TypedDict):

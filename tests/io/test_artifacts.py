@@ -72,9 +72,11 @@ def test_names_of_ours_are_kept_apart(tmp_path: Path) -> None:
 def test_edits_find_a_users_columns_under_their_own_names(tmp_path: Path) -> None:
     """`{model}` means the product's model in `edit` as in `run`, though the artifact table has a model of its own."""
     carried = {"model": "X100", "width": 3, "carried_on": "ship"}
-    write_rows(str(tmp_path), "inversions", [{**inversion_row("a"), "carried": carried}])
-    [row] = inverted_images(str(tmp_path), inversion_row("a")["model_fingerprint"]).to_pylist()
-    assert {name: row[name] for name in carried} == carried
+    row = inversion_row("a", settings='{"guidance_scale":7.5}')
+    write_rows(str(tmp_path), "inversions", [{**row, "carried": carried}])
+    [found] = inverted_images(str(tmp_path), row["model_fingerprint"]).to_pylist()
+    assert {name: found[name] for name in carried} == carried
+    assert found["fitted_scale"] == 7.5
 
 
 def test_files_of_one_table_can_be_read_together(tmp_path: Path) -> None:

@@ -220,3 +220,27 @@ def test_the_plan_is_checked_against_the_images(tmp_path: Path) -> None:
     assert [r.reason.partition(":")[0] for r in refusals] == ["prompt", "where", "image_id"]
     assert "{size}" in refusals[0].reason
     assert "'mug-2'" in refusals[2].reason
+
+
+@pytest.mark.parametrize(
+    ("row", "fitted", "reason"),
+    [
+        ({"guidance_scale": 0}, 1.5, "guidance_scale: expected above 0; at 0 the prompt has no say"),
+        ({}, 0.0, "guidance_scale: expected above 0; at 0 the prompt has no say"),
+        ({"guidance_scale": 2}, 0.0, None),
+        ({}, None, None),
+        ({"negative_prompt": "blur", "guidance_scale": 1}, None, "negative_prompt: expected a guidance scale other"),
+        ({"negative_prompt": "blur"}, 1.0, "negative_prompt: expected a guidance scale other than 1; at 1 it has no"),
+        ({"negative_prompt": "blur"}, 1.5, None),
+        ({"negative_prompt": ""}, 1.0, None),
+    ],
+)
+def test_what_would_have_no_say_is_refused(
+    tmp_path: Path, row: dict[str, Any], fitted: float | None, reason: str | None
+) -> None:
+    """A row whose guidance, its own or the job's, would leave out what it says; an unknown guidance refuses nothing."""
+    (tmp_path / "images.csv").write_text("image_id,image_uri\nmug-1,a.png\n")
+    path = _write(tmp_path, "p.jsonl", [{"edit_id": "e", "prompt": "x", **row}])
+    refusals = check_plan(read_images(str(tmp_path / "images.csv")), read_prompts(path), fitted)
+    assert len(refusals) == (reason is not None)
+    assert all(reason in str(refusal) for refusal in refusals)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.io.artifacts import write_rows
 from pipeline.io.images import decode, encode_png
 from pipeline.io.outcomes import summary
 from pipeline.keys import sha256_hex
@@ -85,6 +87,31 @@ def test_a_row_that_names_its_share_is_not_remade_when_the_jobs_changes(output: 
         assert (counts.edited, counts.kept) == (0, 1)
     counts = Job(output, StandInEditor(), [held.model_copy(update={"hold_structure": 0.6})]).run([photograph("a")])
     assert (counts.edited, counts.kept) == (1, 0)
+
+
+def test_guidance_given_as_fitted_is_none_given(output: Path, photograph: Photograph) -> None:
+    """The same result has the same key, in `run` as in `edit`, which asks the artifact."""
+    asked = photograph("a")
+    plain = PromptRow(edit_id="e", prompt="a blue photo")
+    given = plain.model_copy(update={"guidance_scale": 7.5})
+    config = {"inversion": {"guidance_scale": 7.5}}
+    Job(output, StandInEditor(), [plain], **config).run([asked])
+    assert Job(output, StandInEditor(), [given], **config).run([asked]).kept == 1
+    [row] = table(output, "inversions")
+    asked.update(image_sha256=row["image_sha256"], inversion_key=row["inversion_key"], fitted_scale=7.5)
+    assert Job(output, StandInEditor(), [given]).run([asked]).kept == 1
+    asked["fitted_scale"] = 1.5
+    assert Job(output, StandInEditor(), [given]).run([asked]).edited == 1
+
+
+def test_an_artifact_with_settings_that_are_refused_now_is_edited(output: Path, photograph: Photograph) -> None:
+    """What its method has no use for changed nothing when it was made."""
+    Job(output, StandInEditor(), []).run([photograph("a")])
+    [row] = table(output, "inversions")
+    shutil.rmtree(output / "inversions")
+    del row["mask_uri"]
+    write_rows(str(output), "inversions", [{**row, "settings": '{"method":"ddim","max_iterations":9}'}])
+    assert Job(output, StandInEditor(), [BLUE]).run([photograph("a")]).edited == 3
 
 
 def test_a_prompt_changed_and_changed_back_is_edited_again(output: Path, photograph: Photograph) -> None:
