@@ -24,7 +24,7 @@ def test_edits_are_counted_as_they_are_asked() -> None:
 
 
 def test_edits_are_there_with_the_prompt_that_is_asked_for() -> None:
-    """An edit whose text changed since is to be made again, as is one of another strength or that cannot be filled in."""
+    """An edit whose text changed since is to be made again, as is one that cannot be filled in."""
     asking = Asking(
         [
             PromptRow(edit_id="plain", prompt="a photo", strength=(0, 1)),

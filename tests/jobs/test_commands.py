@@ -96,14 +96,18 @@ def test_plan_counts_without_running(job: Mapping[str, Any]) -> None:
 
 
 def test_a_plan_over_an_output_counts_the_rest(job: Mapping[str, Any]) -> None:
-    """Images and edits that the output holds by name are not counted as work, nor as cost."""
+    """Images, and edits with the prompt that is asked for, are not counted as work, nor as cost."""
     output = str(job["output"])
-    write_rows(output, "inversions", [inversion_row(str(i)) for i in range(3)])
-    write_rows(output, "edits", [edit_row(str(i)) for i in (2, 3)])
+    write_rows(output, "inversions", [inversion_row(str(i), escalated="best" if i else None) for i in range(3)])
+    places = {2: "beach", 3: "table", 4: "lawn"}  # 4 is on a beach now
+    edits = [edit_row(str(i), prompt=f"a photo of a blue mug on a {place}") for i, place in places.items()]
+    write_rows(output, "edits", edits)
     told = call("plan", *flags(job)).stdout
-    assert "to do: 4 to invert, 18 to edit" in told
+    assert "to do: 3 to invert, 18 to edit" in told
     assert "8 images, 20 edits" in told
-    assert f"at most {4 * 12 + 18 * 14} network evaluations" in told
+    assert f"at most {3 * 12 + 18 * 14} network evaluations" in told
+    assert "at most 14 more for an image that falls short by over 1 dB; so far 2 of 3" in told
+    assert "escalated: 2 of 3 images" in call("status", output).stdout
 
 
 def test_an_output_that_cannot_be_written_stops_a_job_at_once(job: Mapping[str, Any], tmp_path: Path) -> None:
