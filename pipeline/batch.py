@@ -16,6 +16,7 @@ from pipeline.errors import RowError
 from pipeline.methods import METHODS
 from pipeline.methods.base import Method, Task
 from pipeline.methods.editing import Conditions, automatic_mask, edit_latents
+from pipeline.methods.refinement import inverted
 from pipeline.models.stable_diffusion import StableDiffusion
 
 Pixels = NDArray[np.uint8]
@@ -94,7 +95,7 @@ def invert_batch(
         null=model.encode_prompts([""] * len(prompts)),
         settings=settings,
     )
-    found = METHODS[settings.method].invert(task)
+    found = inverted(METHODS[settings.method], task)
     ceiling = _psnr(model.decode_latents(z_0).cpu(), pixels)
     reached = _psnr(model.decode_latents(found.z_0).cpu(), pixels)
     seconds = (time.perf_counter() - began) / len(prompts)

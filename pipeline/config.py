@@ -15,6 +15,11 @@ FITTED: Final = ("prompt-tuning", "null-text")
 MASK_LEVELS: Final = (0.4, 0.5, 0.6, 0.7)
 
 
+# Fixed-point iterations that a round of joint refinement takes at least: guided predictions change faster along a step
+# than plain ones, and without them the way up would miss more than the round gains.
+JOINT_ITERATIONS: Final = 2
+
+
 class _Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -28,18 +33,35 @@ class InversionSettings(_Settings):
     num_inference_steps: int = Field(50, ge=1, le=1000, description="steps from the image to noise, and back")
     guidance_scale: float = Field(1.5, ge=0, le=30, description="guidance at which embeddings are fitted")
     refine_iterations: int = Field(0, ge=0, le=50, description="fixed-point iterations per inversion step")
-    embeddings: Literal["per-step", "shared"] = Field("per-step", description="one embedding per step, or one for all")
+    refine_rounds: int = Field(
+        0,
+        ge=0,
+        le=10,
+        description="rounds of inverting again as the method samples, and fitting again, where that helps",
+    )
+    embeddings: Literal["per-step", "per-segment", "shared"] = Field(
+        "per-step", description="one embedding per step, per segment of steps, or for all steps"
+    )
+    segments: int = Field(5, ge=1, le=1000, description="how many segments the steps are divided into")
     max_iterations: int = Field(5, ge=0, le=1000, description="gradient steps per embedding, at most")
     learning_rate: float = Field(0.03, gt=0, le=1, description="Adam's learning rate, falling to zero over a fit")
     tolerance: float = Field(1e-4, ge=0, description="a row stops once its latent error is below this")
+    min_gain: float = Field(
+        0.05, ge=0, lt=1, description="a row stops once an iteration takes less than this share off its error; 0: never"
+    )
 
     @model_validator(mode="after")
     def _sensible(self) -> InversionSettings:
         """Refuse combinations in which a setting could not do what it says."""
         if self.method == "null-text" and self.guidance_scale == 1:
             raise ValueError("null-text: expected a guidance scale other than 1; at 1 the learned embedding has no say")
-        if self.method not in FITTED and self.embeddings == "shared":
-            raise ValueError(f"{self.method}: expected embeddings per-step, as it learns none; got shared")
+        if self.method not in FITTED and self.embeddings != "per-step":
+            raise ValueError(f"{self.method}: expected embeddings per-step, as it learns none; got {self.embeddings}")
+        steps = self.num_inference_steps
+        if self.embeddings == "per-segment" and self.segments > steps:
+            raise ValueError(f"segments: expected at most one per step, {steps}; got {self.segments}")
+        if self.method == "edit-friendly" and (self.refine_iterations or self.refine_rounds):
+            raise ValueError("edit-friendly: expected no refinement, as its latents are noised and not inverted")
         return self
 
 
