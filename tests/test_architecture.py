@@ -41,6 +41,7 @@ IMPORTERS: Final[dict[str, set[str]]] = {
     "diffusers": {"models"},
     "transformers": {"models"},
     "huggingface_hub": {"models"},
+    "torchmetrics": {"models"},
     "fsspec": {"io"},
     "s3fs": {"io"},
     "pyarrow": {"io", "cluster"},

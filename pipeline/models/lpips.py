@@ -125,8 +125,7 @@ def _read(path: Path) -> dict[str, Tensor]:
         # These are published as pickles only; this reader builds tensors and runs no code.
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged files raise anything in the two readers
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise JobError(f"lpips {path}: unreadable weights ({reason})") from error
+        raise JobError(f"lpips {path}: expected tensors by name; got {type(error).__name__} on reading") from error
     if not isinstance(state, dict):
         raise JobError(f"lpips {path}: expected tensors by name; got {type(state).__name__}")
     return state

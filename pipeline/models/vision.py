@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,8 @@ class VisionKeys:
 
 def _loaded(kind: Any, measure: str, name: str, **options: Any) -> Any:
     """A frozen network from a local folder or a hub id, in float32."""
+    if name.startswith(("/", ".", "~")) and not Path(name).is_dir():
+        raise JobError(f"{measure} {name}: no such folder")
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     try:

@@ -87,7 +87,7 @@ class Perceptual:
 
 def self_similarity(keys: Tensor) -> Tensor:
     """Keys (tokens, width) → the cosines of all pairs (tokens, tokens)."""
-    norms = keys.norm(dim=1, keepdim=True)
+    norms: Tensor = keys.norm(dim=1, keepdim=True)
     return keys @ keys.T / (norms @ norms.T).clamp(min=1e-8)
 
 

@@ -5,7 +5,7 @@ Preservation and edit belong together: whoever changes nothing has perfect figur
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any, Final, TypeVar
@@ -22,6 +22,7 @@ from pipeline.quality.metrics import SSIM_WINDOW, psnr, ssim
 from pipeline.quality.perceptual import Perceptual
 from pipeline.quality.piebench_data import Case, load_case, parse_entry
 
+_S = TypeVar("_S")
 _T = TypeVar("_T")
 Scores = dict[str, float | None]
 
@@ -150,23 +151,23 @@ def run_piebench(
         results: what is known already; it grows.
         done: called after each batch.
     """
-    keys = [key for key in items if key not in results.scores]
-    entries = _tried(keys, lambda key: parse_entry(data, key, items[key]), results)
+    unknown = [(key, item) for key, item in items.items() if key not in results.scores]
+    entries = _tried(unknown, lambda key, item: parse_entry(data, key, item), results)
     for start in range(0, len(entries), plan.batch_size):
-        chunk = {entry.key: entry for entry in entries[start : start + plan.batch_size]}
-        cases = _tried(chunk, lambda key, chunk=chunk: load_case(chunk[key], plan.max_pixels), results)
+        chunk = [(entry.key, entry) for entry in entries[start : start + plan.batch_size]]
+        cases = _tried(chunk, lambda _, entry: load_case(entry, plan.max_pixels), results)
         for case, output in _edited(editor, cases, plan, results):
             results.scores[case.entry.key] = case.entry.kind, score(output, case, learned)
         done(results)
     return results
 
 
-def _tried(keys: Iterable[str], make: Callable[[str], _T], results: Results) -> list[_T]:
-    """What `make` made of each key; where it refuses, the key is a failure."""
+def _tried(items: Sequence[tuple[str, _S]], make: Callable[[str, _S], _T], results: Results) -> list[_T]:
+    """What `make` made of each key and item; where it refuses, the key is a failure."""
     made = []
-    for key in keys:
+    for key, item in items:
         try:
-            made.append(make(key))
+            made.append(make(key, item))
         except RowError as error:
             results.failures[key] = error
     return made
