@@ -41,7 +41,6 @@ IMPORTERS: Final[dict[str, set[str]]] = {
     "diffusers": {"models"},
     "transformers": {"models"},
     "huggingface_hub": {"models"},
-    "torchmetrics": {"models"},
     "fsspec": {"io"},
     "s3fs": {"io"},
     "pyarrow": {"io", "cluster"},
