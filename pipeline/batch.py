@@ -104,7 +104,8 @@ def invert_batch(
     results: list[Inversion | RowError] = []
     for i, prompt in enumerate(prompts):
         tensors = {name: tensor[i].contiguous() for name, tensor in stored.items()}
-        bad = [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]
+        measured = {"vae_psnr": ceiling[i], "recon_psnr": reached[i]}
+        bad = [name for name, tensor in (tensors | measured).items() if not bool(tensor.isfinite().all())]
         if bad:
             results.append(RowError("non_finite", f"inversion: expected finite tensors; {', '.join(bad)} is not"))
             continue
@@ -144,8 +145,8 @@ def edit_batch(
     over_pixels = torch.ones_like(edited[:, :1]) if mask is None else _upsampled(mask.cpu(), edited.shape[-2:])
     return [
         _synthesis(e, r, m, truncated=not model.holds(request.prompt))
-        if bool(z.isfinite().all())
-        else RowError("non_finite", f"edit {request.prompt!r}: expected finite latents; got NaN or infinity")
+        if bool(z.isfinite().all() and e.isfinite().all())
+        else RowError("non_finite", f"edit {request.prompt!r}: expected finite values; got NaN or infinity")
         for e, r, m, z, request in zip(edited, reconstruction, over_pixels, z_0, requests, strict=True)
     ]
 
