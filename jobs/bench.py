@@ -8,9 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
+from jobs.bench_piebench import piebench
 from jobs.exits import DONE, exits
 
 bench = typer.Typer(help="Measure quality and speed on the catalogue's held-out scenes.", no_args_is_help=True)
+bench.command()(piebench)
 
 _Json = Annotated[Path | None, typer.Option("--json", help="also write the figures to this file")]
 _Model = Annotated[str | None, typer.Option("--model", help="diffusers folder or hub id (default: the bundled model)")]

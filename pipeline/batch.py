@@ -16,6 +16,7 @@ from pipeline.errors import RowError
 from pipeline.methods import METHODS
 from pipeline.methods.base import Method, Task
 from pipeline.methods.editing import Conditions, automatic_mask, edit_latents
+from pipeline.methods.refinement import inverted
 from pipeline.models.stable_diffusion import StableDiffusion
 from pipeline.records import Deltas
 
@@ -110,7 +111,7 @@ def invert_batch(
         null=model.encode_prompts([""] * len(prompts)),
         settings=settings,
     )
-    found = METHODS[settings.method].invert(task)
+    found = inverted(METHODS[settings.method], task)
     ceiling = _psnr(model.decode_latents(z_0).cpu(), pixels)
     reached = _psnr(model.decode_latents(found.z_0).cpu(), pixels)
     seconds = (time.perf_counter() - began) / len(prompts)
@@ -119,7 +120,8 @@ def invert_batch(
     results: list[Inversion | RowError] = []
     for i, prompt in enumerate(prompts):
         tensors = {name: tensor[i].contiguous() for name, tensor in stored.items()}
-        bad = [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]
+        measured = {"vae_psnr": ceiling[i], "recon_psnr": reached[i]}
+        bad = [name for name, tensor in (tensors | measured).items() if not bool(tensor.isfinite().all())]
         if bad:
             results.append(RowError("non_finite", f"inversion: expected finite tensors; {', '.join(bad)} is not"))
             continue
@@ -168,8 +170,8 @@ def edit_batch(
     over_pixels = torch.ones_like(edited[:, :1]) if mask is None else _upsampled(mask.cpu(), edited.shape[-2:])
     return [
         _synthesis(e, r, m, truncated=not all(model.holds(text) for text, _ in request.targets))
-        if bool(z.isfinite().all())
-        else RowError("non_finite", f"edit {request.prompt!r}: expected finite latents; got NaN or infinity")
+        if bool(z.isfinite().all() and e.isfinite().all())
+        else RowError("non_finite", f"edit {request.prompt!r}: expected finite values; got NaN or infinity")
         for e, r, m, z, request in zip(edited, reconstruction, over_pixels, z_0, requests, strict=True)
     ]
 

@@ -9,11 +9,17 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 
 # The methods that learn embeddings; the others find latents only.
 FITTED: Final = ("prompt-tuning", "null-text")
-_OF_A_FIT: Final = ("embeddings", "max_iterations", "learning_rate", "tolerance")
+_OF_A_FIT: Final = ("embeddings", "segments", "max_iterations", "learning_rate", "tolerance", "min_gain")
+_OF_AN_INVERSION: Final = ("refine_iterations", "refine_rounds")
 
 # Shares of the way to noise at which predictions are compared for an automatic mask: where the layout is settled
 # and the content is not (DiffEdit, Couairon et al., 2023, section 3.2, compares at one half).
 MASK_LEVELS: Final = (0.4, 0.5, 0.6, 0.7)
+
+
+# Fixed-point iterations that a round of joint refinement takes at least: guided predictions change faster along a step
+# than plain ones, and without them the way up would miss more than the round gains.
+JOINT_ITERATIONS: Final = 2
 
 
 class _Settings(BaseModel):
@@ -37,10 +43,22 @@ class InversionSettings(_Settings):
     num_inference_steps: int = Field(50, ge=1, le=1000, description="steps from the image to noise, and back")
     guidance_scale: float = Field(1.5, ge=0, le=30, description="guidance at which embeddings are fitted")
     refine_iterations: int = Field(0, ge=0, le=50, description="fixed-point iterations per inversion step")
-    embeddings: Literal["per-step", "shared"] = Field("per-step", description="one embedding per step, or one for all")
+    refine_rounds: int = Field(
+        0,
+        ge=0,
+        le=10,
+        description="rounds of inverting again as the method samples, and fitting again, where that helps",
+    )
+    embeddings: Literal["per-step", "per-segment", "shared"] = Field(
+        "per-step", description="one embedding per step, per segment of steps, or for all steps"
+    )
+    segments: int = Field(5, ge=1, le=1000, description="how many segments the steps are divided into")
     max_iterations: int = Field(5, ge=0, le=1000, description="gradient steps per embedding, at most")
     learning_rate: float = Field(0.03, gt=0, le=1, description="Adam's learning rate, falling to zero over a fit")
     tolerance: float = Field(1e-4, ge=0, description="a row stops once its latent error is below this")
+    min_gain: float = Field(
+        0.05, ge=0, lt=1, description="a row stops once an iteration takes less than this share off its error; 0: never"
+    )
 
     @model_validator(mode="after")
     def _sensible(self) -> InversionSettings:
@@ -52,18 +70,24 @@ class InversionSettings(_Settings):
         for name in sorted(unused_by(self.method)):
             value, default = getattr(self, name), InversionSettings.model_fields[name].default
             if value != default:
-                why = "it fits nothing" if name in _OF_A_FIT else "it draws its latents"
+                why = "it fits nothing" if name in _OF_A_FIT else "its latents are noised and not inverted"
                 raise ValueError(f"{self.method}: expected no {name}, as {why}; got {value}")
+        steps = self.num_inference_steps
+        if self.embeddings == "per-segment" and self.segments > steps:
+            raise ValueError(f"segments: expected at most one per step, {steps}; got {self.segments}")
+        if self.embeddings != "per-segment" and self.segments != InversionSettings.model_fields["segments"].default:
+            raise ValueError(f"segments: expected embeddings per-segment; got {self.embeddings}")
         return self
 
     def identity(self) -> dict[str, Any]:
         """The settings that change what the method finds; goes into keys."""
-        return self.model_dump(exclude=set(unused_by(self.method)))
+        segments = frozenset[str]() if self.embeddings == "per-segment" else frozenset({"segments"})
+        return self.model_dump(exclude=set(unused_by(self.method) | segments))
 
 
 def unused_by(method: str) -> frozenset[str]:
     """The inversion settings that a method has no use for."""
-    unused = frozenset({"refine_iterations"}) if method == "edit-friendly" else frozenset[str]()
+    unused = frozenset(_OF_AN_INVERSION if method == "edit-friendly" else ())
     return unused if method in FITTED else unused.union(_OF_A_FIT)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
-from pipeline.config import FITTED, MASK_LEVELS, InversionSettings, JobConfig
+from pipeline.config import FITTED, JOINT_ITERATIONS, MASK_LEVELS, InversionSettings, JobConfig
 from pipeline.errors import JobError, RowError
 from pipeline.io import storage
 from pipeline.io.manifest import (
@@ -234,13 +234,19 @@ def work_of(plan: Plan) -> tuple[int, int]:
 
 
 def _per_step(settings: InversionSettings) -> int:
-    """Network evaluations per step of an inversion: up to the noise, and back as the method does."""
-    up, rounds = 1 + settings.refine_iterations, settings.max_iterations
-    if settings.method == "edit-friendly":
-        return 2
+    """Network evaluations per step of an inversion: to the noise, back, and again for each round of refinement."""
+    down = _down(settings)
+    if settings.method == "edit-friendly":  # its way to the noise needs no network
+        return down
+    again = 2 * (1 + max(JOINT_ITERATIONS, settings.refine_iterations)) + down
+    return 1 + settings.refine_iterations + down + settings.refine_rounds * again
+
+
+def _down(settings: InversionSettings) -> int:
+    """Network evaluations per step of finding what brings a method back from the noise."""
     if settings.method == "negative-prompt":
-        return up + 1
+        return 1
     if settings.method not in FITTED:
-        return up + 2
-    # One embedding per step keeps the other branch of guidance over a step's iterations; one for all steps cannot.
-    return up + 2 + (3 * rounds if settings.embeddings == "per-step" else 4 * rounds)
+        return 2
+    # One embedding per step keeps the other branch of guidance over a step's iterations; one for several cannot.
+    return 2 + (3 if settings.embeddings == "per-step" else 4) * settings.max_iterations

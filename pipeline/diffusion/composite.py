@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Differences between edit and reconstruction, in [0, 1] of a channel, below which nothing was edited
-# and above which everything was.
-_UNCHANGED: Final = 0.03
-_CHANGED: Final = 0.08
+# Differences between edit and reconstruction below which nothing was edited and above which everything was: as
+# shares of the edit's own largest, since whatever an edit does, the rest of the picture drifts along a little ...
+_UNCHANGED: Final = 0.20
+_CHANGED: Final = 0.40
+# ... and at least, in [0, 1] of a channel, where an edit does next to nothing.
+_UNCHANGED_AT_LEAST: Final = 0.03
+_CHANGED_AT_LEAST: Final = 0.08
+_LARGEST: Final = 0.95  # quantile over the mask's pixels: single ones do not decide
+_WITHIN: Final = 0.5
 # How far an edit may depart from the reconstruction before the original's detail would show as a ghost.
 _DETAIL_REACH: Final = 0.20
 
@@ -34,7 +40,9 @@ def composite(original: Tensor, edited: Tensor, reconstruction: Tensor, mask: Te
         (3, H, W) in [0, 1].
     """
     departure = (edited - reconstruction).abs().amax(dim=0, keepdim=True)
-    acting = mask * _ramp(_smooth(_widen(departure)), _UNCHANGED, _CHANGED)
+    largest = _largest(departure, mask)
+    low, high = max(_UNCHANGED * largest, _UNCHANGED_AT_LEAST), max(_CHANGED * largest, _CHANGED_AT_LEAST)
+    acting = mask * _ramp(_smooth(departure), low, high)
     detail = torch.exp(-((_smooth(departure) / _DETAIL_REACH) ** 2))
     size = original.shape[-2:]
     edited, reconstruction = _resize(edited, size), _resize(reconstruction, size)
@@ -65,12 +73,16 @@ def to_bytes(pixels: Tensor) -> Tensor:
     return (pixels * 255).round().clamp(0, 255).to(torch.uint8)
 
 
+def _largest(departure: Tensor, mask: Tensor) -> float:
+    """The departure that all but a few of the pixels stay below that may change; 0 where none may."""
+    within = departure[mask > _WITHIN]
+    if not len(within):
+        return 0.0
+    return float(within.kthvalue(math.ceil(_LARGEST * len(within))).values)
+
+
 def _ramp(x: Tensor, low: float, high: float) -> Tensor:
     return ((x - low) / (high - low)).clamp(0, 1)
-
-
-def _widen(x: Tensor) -> Tensor:
-    return F.max_pool2d(x, kernel_size=3, stride=1, padding=1)
 
 
 def _smooth(x: Tensor) -> Tensor:

@@ -30,15 +30,17 @@ _WARMTH: Final = 0.5
 
 @dataclass(frozen=True, slots=True)
 class FitSettings:
-    """Budget of a fit: Adam's first rate, its iterations per embedding at most, and the error that is enough.
+    """Budget of a fit: Adam's first rate, its iterations per embedding at most, and when a row has enough.
 
-    `branch` names the branch of guidance whose embedding is learned; the other's is given and stays.
+    A row has enough once its error is below `tolerance`, or once an iteration took less than the share `min_gain`
+    off it (0: never). `branch` names the branch of guidance whose embedding is learned; the other's is given and stays.
     """
 
     guidance_scale: float
     max_iterations: int
     learning_rate: float
     tolerance: float
+    min_gain: float = 0.0
     branch: Literal["conditional", "unconditional"] = "conditional"
 
 
@@ -47,9 +49,9 @@ class Fit:
     """What a fit found.
 
     Attributes:
-        embeddings: (N, n, tokens, width), index 0 belongs to step 1; or (1, n, …) where one serves all.
+        embeddings: (s, n, tokens, width), one per step or segment of steps; index 0 belongs to step 1.
         iterations: (n,) gradient steps that each row took.
-        converged: (n,) bool, whether a row stopped of itself in every fit of its own, before the iterations ran out.
+        converged: (n,) bool, whether every embedding of a row had enough before its iterations ran out.
         z_0: (n, c, h, w) where the fitted embeddings lead from the trajectory's noise.
     """
 
@@ -76,14 +78,15 @@ def fit_per_step(
     """
     n_steps, n = schedule.num_inference_steps, trajectory.shape[1]
     embeddings, iterations = [], torch.zeros(n, dtype=torch.long)
-    converged, start = torch.ones(n, dtype=torch.bool), start.float()
+    converged = torch.ones(n, dtype=torch.bool)
+    start = start.float()
     z, fitted = trajectory[n_steps], start
     for step in range(n_steps, 0, -1):
         warm = start.lerp(fitted, _WARMTH)
-        z, fitted, taken, stopped = _fit_step(predict, z, trajectory[step - 1], warm, other, schedule, step, settings)
+        z, fitted, taken, enough = _fit_step(predict, z, trajectory[step - 1], warm, other, schedule, step, settings)
         embeddings.append(fitted)
         iterations += taken
-        converged &= stopped
+        converged &= enough
     return Fit(torch.stack(embeddings[::-1]), iterations, converged, z)
 
 
@@ -97,12 +100,13 @@ def _fit_step(
     step: int,
     settings: FitSettings,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Fit the embeddings of one step → (landed latents, embeddings, iterations per row, which rows stopped)."""
-    steps = torch.full((len(z),), step, device=z.device)
+    """Fit the embeddings of one step → (landed latents, embeddings, iterations and convergence per row)."""
+    n = len(z)
+    steps = torch.full((n,), step, device=z.device)
     constant = _constant_branch(predict, z, steps, other)
-    landed, fitted, taken = torch.empty_like(goal), warm.clone(), torch.zeros(len(z), dtype=torch.long)
-    stopped = torch.zeros(len(z), dtype=torch.bool)
-    active, rows, adam = torch.arange(len(z), device=z.device), warm, Adam.of(warm)
+    landed, fitted, least = torch.empty_like(goal), warm.clone(), torch.full((n,), torch.inf, device=z.device)
+    taken, enough = torch.zeros(n, dtype=torch.long), torch.zeros(n, dtype=torch.bool)
+    active, rows, adam, before = torch.arange(n, device=z.device), warm, Adam.of(warm), least.clone()
     for iteration in range(settings.max_iterations + 1):
         last = iteration == settings.max_iterations
         rows = rows.detach().requires_grad_(not last)
@@ -110,44 +114,95 @@ def _fit_step(
             output = _guided(constant[active], predict(z[active], steps[active], rows), settings)
             arrived = step_down(z[active], output, schedule, step)
             losses = (arrived - goal[active]).square().mean(dim=(1, 2, 3))
-        landed[active], fitted[active] = arrived.detach(), rows.detach()
-        going = ~(losses < settings.tolerance)
-        stopped[active[~going].cpu()] = True
+        # Not-a-number is no loss to keep nor one to stop at: it shows in the landing, and fails the row.
+        better = ~(losses.detach() >= least[active])
+        kept = active[better]
+        landed[kept], fitted[kept], least[kept] = (x.detach()[better] for x in (arrived, rows, losses))
+        going = ~_has_enough(losses.detach(), before, settings)
+        enough[active[~going].cpu()] = True
         if last or not going.any():
             break
         # A sum over rows keeps each row's gradient what it would be alone.
         (gradient,) = torch.autograd.grad(losses.sum(), rows)
-        active = active[going]
+        active, before = active[going], losses.detach()[going]
         direction, adam = adam.kept(going).direction(gradient[going])
         rate = settings.learning_rate * (1 - iteration / settings.max_iterations)
         rows = rows[going] - rate * direction
         taken[active.cpu()] += 1
-    return landed, fitted, taken, stopped
+    return landed, fitted, taken, enough
 
 
-def fit_shared(
+def _has_enough(losses: Tensor, before: Tensor, settings: FitSettings) -> Tensor:
+    """Which rows (n,) are done, given their losses now and one iteration before."""
+    stalled = losses > (1 - settings.min_gain) * before if settings.min_gain else torch.zeros_like(losses).bool()
+    return (losses < settings.tolerance) | stalled
+
+
+def fit_per_segment(
     predict: PredictAt,
     trajectory: Tensor,
     start: Tensor,
     other: Tensor,
     schedule: NoiseSchedule,
     settings: FitSettings,
+    segments: int = 1,
 ) -> Fit:
-    """Fit one embedding per row for all steps together: the smallest artifact.
+    """Fit one embedding per segment of steps, `segments` of them: smaller artifacts, the smallest with one for all.
 
-    Each round visits every step once, from the noise down, and moves each row's embedding against that
-    step's error from the stored trajectory. A row stops after a round whose mean error is below the
-    tolerance, or after `max_iterations` rounds. Adam's rate falls linearly to zero over the rounds,
-    since no embedding suits all steps and a constant rate would end wherever the last step pulled it.
+    Arguments are as those of `fit_per_step`. From the noise down, each segment's embedding starts half-way between
+    `start` and the last segment's, as there.
     """
     n_steps, n = schedule.num_inference_steps, trajectory.shape[1]
-    fitted, iterations, other = start.float(), torch.zeros(n, dtype=torch.long), other.expand(n, -1, -1)
-    active, adam, converged = torch.arange(n, device=start.device), Adam.of(fitted), torch.zeros(n, dtype=torch.bool)
+    start, other = start.float(), other.expand(n, -1, -1)
+    embeddings, iterations = [], torch.zeros(n, dtype=torch.long)
+    converged = torch.ones(n, dtype=torch.bool)
+    fitted = start
+    for segment in range(segments - 1, -1, -1):
+        steps = [step for step in range(n_steps, 0, -1) if segment_of(step, n_steps, segments) == segment]
+        warm = start.lerp(fitted, _WARMTH)
+        fitted, taken, enough = _fit_segment(predict, trajectory, warm, other, schedule, steps, settings)
+        embeddings.append(fitted)
+        iterations += taken
+        converged &= enough
+    z = trajectory[n_steps]
+    with torch.no_grad():
+        for step in range(n_steps, 0, -1):
+            rows = embeddings[segments - 1 - segment_of(step, n_steps, segments)]
+            z = step_down(z, _guided_output(predict, z, step, rows, other, settings), schedule, step)
+    return Fit(torch.stack(embeddings[::-1]), iterations, converged, z)
+
+
+def segment_of(step: int, n_steps: int, segments: int) -> int:
+    """The segment 0..segments - 1 that a step 1..N belongs to; all are of one length, or nearly."""
+    return (step - 1) * segments // n_steps
+
+
+def _fit_segment(
+    predict: PredictAt,
+    trajectory: Tensor,
+    warm: Tensor,
+    other: Tensor,
+    schedule: NoiseSchedule,
+    steps: list[int],
+    settings: FitSettings,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Fit one embedding per row for the given steps together → (embeddings, iterations and convergence per row).
+
+    Each round visits every step once and moves each row's embedding against that step's error from the stored
+    trajectory. A row stops after a round with which it has enough in the mean, or after `max_iterations` rounds.
+    Adam's rate falls linearly to zero over the rounds, since no embedding suits all steps and a constant
+    rate would end wherever the last step pulled it.
+    """
+    n = len(warm)
+    fitted, iterations = warm, torch.zeros(n, dtype=torch.long)
+    enough = torch.zeros(n, dtype=torch.bool)
+    active, adam = torch.arange(n, device=warm.device), Adam.of(warm)
+    before = torch.full((n,), torch.inf, device=warm.device)
     for round_ in range(settings.max_iterations):
         rate = settings.learning_rate * (1 - round_ / settings.max_iterations)
-        error = torch.zeros(len(active), device=start.device)
+        error = torch.zeros(len(active), device=warm.device)
         rows = fitted[active]
-        for step in range(n_steps, 0, -1):
+        for step in steps:
             rows = rows.detach().requires_grad_()
             z, goal = trajectory[step, active], trajectory[step - 1, active]
             output = _guided_output(predict, z, step, rows, other[active], settings)
@@ -155,19 +210,15 @@ def fit_shared(
             (gradient,) = torch.autograd.grad(losses.sum(), rows)
             direction, adam = adam.direction(gradient)
             rows = rows.detach() - rate * direction
-            error += losses.detach() / n_steps
+            error += losses.detach() / len(steps)
         fitted = fitted.index_copy(0, active, rows)
-        iterations[active.cpu()] += n_steps
-        going = ~(error < settings.tolerance)
-        converged[active[~going].cpu()] = True
+        iterations[active.cpu()] += len(steps)
+        going = ~_has_enough(error, before, settings)
+        enough[active[~going].cpu()] = True
         if not going.any():
             break
-        active, adam = active[going], adam.kept(going)
-    z = trajectory[n_steps]
-    with torch.no_grad():
-        for step in range(n_steps, 0, -1):
-            z = step_down(z, _guided_output(predict, z, step, fitted, other, settings), schedule, step)
-    return Fit(fitted[None], iterations, converged, z)
+        active, adam, before = active[going], adam.kept(going), error[going]
+    return fitted, iterations, enough
 
 
 def _guided_output(

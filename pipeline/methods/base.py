@@ -44,15 +44,11 @@ class Task:
         return self.network.predict(z, self.schedule.timesteps[step - 1].expand(len(z)), self.source)
 
     @torch.no_grad()
-    def predict_guided(self, z: Tensor, step: int) -> Tensor:
-        """The same, guided from the empty prompt to the source prompts."""
+    def predict_guided(self, z: Tensor, step: int, unconditional: Tensor, conditional: Tensor) -> Tensor:
+        """The same, guided from one embedding (n, tokens, width) to another."""
         timestep = self.schedule.timesteps[step - 1].expand(2 * len(z))
-        outputs = self.network.predict(torch.cat((z, z)), timestep, torch.cat((self.null, self.source)))
+        outputs = self.network.predict(torch.cat((z, z)), timestep, torch.cat((unconditional, conditional)))
         return guided(outputs[: len(z)], outputs[len(z) :], self.settings.guidance_scale)
-
-    def trajectory(self) -> Tensor:
-        """The images' inversion (N + 1, n, c, h, w) under their source prompts, without guidance."""
-        return invert(self.predict_source, self.z_0, self.schedule, self.settings.refine_iterations)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +59,7 @@ class Inverted:
         tensors: what the method stores, rows first: each (n, …).
         z_0: (n, c, h, w) where the method's own reconstruction lands.
         iterations: (n,) gradient steps taken.
-        converged: (n,) bool, whether a row's fit stopped of itself at every step; None for a method that fits nothing.
+        converged: (n,) bool, whether a fit stopped by itself; None where nothing is fitted.
     """
 
     tensors: dict[str, Tensor]
@@ -77,20 +73,27 @@ class Inverted:
 Branches = Callable[[Mapping[str, Tensor], Tensor, Tensor, int], tuple[Tensor, Tensor]]
 
 
+def inverted_latents(task: Task) -> Tensor:
+    """The images' inversion (N + 1, n, c, h, w) under their source prompts, without guidance."""
+    return invert(task.predict_source, task.z_0, task.schedule, task.settings.refine_iterations)
+
+
 @dataclass(frozen=True, slots=True)
 class Method:
     """One published method.
 
     Attributes:
-        invert: the images → what to store of each.
+        find: the images and their latents on the way to noise (N + 1, n, c, h, w) → what to store of each.
         branches: as `Branches` says.
+        latents: the images → those latents; by default their inversion under the source prompts without guidance.
         eta: randomness of the steps that the method samples with, as in `step_down`.
         residual: (stored tensors of n rows, step 1..N) → what is added (n, c, h, w) to latents after that step, which
             brings the source back to the trajectory; None adds nothing.
     """
 
-    invert: Callable[[Task], Inverted]
+    find: Callable[[Task, Tensor], Inverted]
     branches: Branches
+    latents: Callable[[Task], Tensor] = inverted_latents
     eta: float = 0.0
     residual: Callable[[Mapping[str, Tensor], int], Tensor] | None = None
 

@@ -16,7 +16,7 @@ def corrected(task: Task, trajectory: Tensor, eta: float) -> Inverted:
     n_steps = task.schedule.num_inference_steps
     z, residuals = _as_stored(trajectory[n_steps]), []
     for step in range(n_steps, 0, -1):
-        arrived = step_down(z, task.predict_guided(z, step), task.schedule, step, eta)
+        arrived = step_down(z, task.predict_guided(z, step, task.null, task.source), task.schedule, step, eta)
         residuals.append(_as_stored(trajectory[step - 1] - arrived))
         # Going on from where the stored numbers lead keeps their rounding from adding up.
         z = arrived + residuals[-1]

@@ -7,14 +7,18 @@ or as the base line that the others correct.
 
 from __future__ import annotations
 
+from torch import Tensor
+
 from pipeline.diffusion.solver import denoise
 from pipeline.methods.base import Inverted, Method, Task, prompts_alone, without_fit
 
 
-def _invert(task: Task) -> Inverted:
-    trajectory = task.trajectory()
-    reached = denoise(task.predict_guided, trajectory[-1], task.schedule)
+def _find(task: Task, trajectory: Tensor) -> Inverted:
+    def predict(z: Tensor, step: int) -> Tensor:
+        return task.predict_guided(z, step, task.null, task.source)
+
+    reached = denoise(predict, trajectory[-1], task.schedule)
     return without_fit({"trajectory": trajectory.transpose(0, 1)}, reached)
 
 
-DDIM = Method(_invert, prompts_alone)
+DDIM = Method(_find, prompts_alone)

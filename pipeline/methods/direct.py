@@ -9,12 +9,14 @@ much.
 
 from __future__ import annotations
 
+from torch import Tensor
+
 from pipeline.methods.base import Inverted, Method, Task, prompts_alone
 from pipeline.methods.correction import corrected, residual_at
 
 
-def _invert(task: Task) -> Inverted:
-    return corrected(task, task.trajectory(), eta=0.0)
+def _find(task: Task, trajectory: Tensor) -> Inverted:
+    return corrected(task, trajectory, eta=0.0)
 
 
-DIRECT = Method(_invert, prompts_alone, residual=residual_at)
+DIRECT = Method(_find, prompts_alone, residual=residual_at)

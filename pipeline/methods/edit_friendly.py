@@ -14,7 +14,6 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from pipeline.diffusion.schedule import NoiseSchedule
 from pipeline.methods.base import Inverted, Method, Task, prompts_alone
 from pipeline.methods.correction import corrected, residual_at
 
@@ -22,12 +21,13 @@ _ETA: Final = 1.0
 _SEED: Final = 0  # the same for every image, so that an image's noise does not depend on its batch mates
 
 
-def _invert(task: Task) -> Inverted:
-    return corrected(task, _independently_noised(task.z_0.float(), task.schedule), _ETA)
+def _find(task: Task, noised: Tensor) -> Inverted:
+    return corrected(task, noised, _ETA)
 
 
-def _independently_noised(z_0: Tensor, schedule: NoiseSchedule) -> Tensor:
+def _independently_noised(task: Task) -> Tensor:
     """Latents (N + 1, n, c, h, w) of each step, every one with fresh noise (eq. 6)."""
+    z_0, schedule = task.z_0.float(), task.schedule
     generator = torch.Generator().manual_seed(_SEED)
     eps = torch.randn(schedule.num_inference_steps, *z_0.shape[1:], generator=generator).to(z_0.device)
     noised = [
@@ -37,4 +37,4 @@ def _independently_noised(z_0: Tensor, schedule: NoiseSchedule) -> Tensor:
     return torch.stack([z_0, *noised])
 
 
-EDIT_FRIENDLY = Method(_invert, prompts_alone, eta=_ETA, residual=residual_at)
+EDIT_FRIENDLY = Method(_find, prompts_alone, _independently_noised, eta=_ETA, residual=residual_at)

@@ -7,28 +7,37 @@ from typing import Literal
 
 from torch import Tensor
 
-from pipeline.diffusion.fit import FitSettings, fit_per_step, fit_shared
+from pipeline.diffusion.fit import FitSettings, fit_per_segment, fit_per_step, segment_of
 from pipeline.methods.base import Inverted, Task
 
 
-def fitted(task: Task, start: Tensor, other: Tensor, branch: Literal["conditional", "unconditional"]) -> Inverted:
-    """Invert images, and fit one branch's embeddings from `start` while the `other` branch's stay."""
+def fitted(
+    task: Task, trajectory: Tensor, start: Tensor, other: Tensor, branch: Literal["conditional", "unconditional"]
+) -> Inverted:
+    """Fit one branch's embeddings from `start` to a trajectory (N + 1, n, c, h, w) while the `other` branch's stay."""
     settings, schedule = task.settings, task.schedule
-    trajectory = task.trajectory()
 
     def predict(z: Tensor, steps: Tensor, embedding: Tensor) -> Tensor:
         return task.network.predict(z, schedule.timesteps[steps - 1], embedding)
 
     budget = FitSettings(
-        settings.guidance_scale, settings.max_iterations, settings.learning_rate, settings.tolerance, branch
+        settings.guidance_scale,
+        settings.max_iterations,
+        settings.learning_rate,
+        settings.tolerance,
+        settings.min_gain,
+        branch,
     )
-    fit = fit_per_step if settings.embeddings == "per-step" else fit_shared
-    found = fit(predict, trajectory, start, other, schedule, budget)
+    if settings.embeddings == "per-step":
+        found = fit_per_step(predict, trajectory, start, other, schedule, budget)
+    else:
+        segments = settings.segments if settings.embeddings == "per-segment" else 1
+        found = fit_per_segment(predict, trajectory, start, other, schedule, budget, segments)
     tensors = {"trajectory": trajectory.transpose(0, 1), "embeddings": found.embeddings.transpose(0, 1)}
     return Inverted(tensors, found.z_0, found.iterations, found.converged)
 
 
 def learned_at(tensors: Mapping[str, Tensor], step: int) -> Tensor:
-    """The stored embeddings (n, tokens, width) of a step, from "embeddings" (n, N or 1, tokens, width)."""
-    embeddings = tensors["embeddings"]
-    return embeddings[:, 0 if embeddings.shape[1] == 1 else step - 1].float()
+    """The stored embeddings (n, tokens, width) of a step, from "embeddings" (n, segments, tokens, width)."""
+    n_steps, segments = tensors["trajectory"].shape[1] - 1, tensors["embeddings"].shape[1]
+    return tensors["embeddings"][:, segment_of(step, n_steps, segments)].float()

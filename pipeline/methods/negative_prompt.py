@@ -16,8 +16,7 @@ from pipeline.diffusion.solver import denoise
 from pipeline.methods.base import Inverted, Method, Task, without_fit
 
 
-def _invert(task: Task) -> Inverted:
-    trajectory = task.trajectory()
+def _find(task: Task, trajectory: Tensor) -> Inverted:
     # Equal branches: guidance of any scale is the source branch alone.
     reached = denoise(task.predict_source, trajectory[-1], task.schedule)
     return without_fit({"trajectory": trajectory.transpose(0, 1)}, reached)
@@ -27,4 +26,4 @@ def _branches(tensors: Mapping[str, Tensor], source: Tensor, null: Tensor, step:
     return source, source
 
 
-NEGATIVE_PROMPT = Method(_invert, _branches)
+NEGATIVE_PROMPT = Method(_find, _branches)

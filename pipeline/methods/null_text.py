@@ -17,12 +17,12 @@ from pipeline.methods.base import Inverted, Method, Task
 from pipeline.methods.fitting import fitted, learned_at
 
 
-def _invert(task: Task) -> Inverted:
-    return fitted(task, start=task.null, other=task.source, branch="unconditional")
+def _find(task: Task, trajectory: Tensor) -> Inverted:
+    return fitted(task, trajectory, start=task.null, other=task.source, branch="unconditional")
 
 
 def _branches(tensors: Mapping[str, Tensor], source: Tensor, null: Tensor, step: int) -> tuple[Tensor, Tensor]:
     return learned_at(tensors, step), source
 
 
-NULL_TEXT = Method(_invert, _branches)
+NULL_TEXT = Method(_find, _branches)

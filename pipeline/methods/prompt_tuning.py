@@ -18,12 +18,12 @@ from pipeline.methods.base import Inverted, Method, Task
 from pipeline.methods.fitting import fitted, learned_at
 
 
-def _invert(task: Task) -> Inverted:
-    return fitted(task, start=task.source, other=task.null, branch="conditional")
+def _find(task: Task, trajectory: Tensor) -> Inverted:
+    return fitted(task, trajectory, start=task.source, other=task.null, branch="conditional")
 
 
 def _branches(tensors: Mapping[str, Tensor], source: Tensor, null: Tensor, step: int) -> tuple[Tensor, Tensor]:
     return null, learned_at(tensors, step)
 
 
-PROMPT_TUNING = Method(_invert, _branches)
+PROMPT_TUNING = Method(_find, _branches)

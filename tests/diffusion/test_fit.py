@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.diffusion.fit import Fit, FitSettings, fit_per_step, fit_shared
+from pipeline.diffusion.fit import Fit, FitSettings, fit_per_segment, fit_per_step
 from pipeline.diffusion.schedule import NoiseSchedule, ddim_schedule
 from pipeline.diffusion.solver import invert
 
@@ -66,7 +68,10 @@ def _error(fit: Fit, trajectory: Tensor) -> Tensor:
     return (fit.z_0 - trajectory[0]).square().mean(dim=(1, 2, 3))
 
 
-@pytest.mark.parametrize("fit", [fit_per_step, fit_shared])
+in_two_segments = partial(fit_per_segment, segments=2)
+
+
+@pytest.mark.parametrize("fit", [fit_per_step, fit_per_segment, in_two_segments])
 def test_a_batch_gives_each_row_what_it_would_get_alone(fit, network, schedule) -> None:  # noqa: ANN001
     """Embeddings, iterations and landing points do not depend on batch mates."""
     trajectory, start, unconditional = _problem(network, schedule, 5)
@@ -78,7 +83,7 @@ def test_a_batch_gives_each_row_what_it_would_get_alone(fit, network, schedule) 
         torch.testing.assert_close(alone.z_0[0], together.z_0[i], rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("fit", [fit_per_step, fit_shared])
+@pytest.mark.parametrize("fit", [fit_per_step, fit_per_segment, in_two_segments])
 def test_fitting_improves_the_reconstruction_of_every_row(fit, network, schedule) -> None:  # noqa: ANN001
     """A budget of iterations lands nearer to the image than none."""
     trajectory, start, unconditional = _problem(network, schedule, 4)
@@ -108,20 +113,47 @@ def test_rows_stop_on_their_own(network, schedule) -> None:  # noqa: ANN001
     assert min(iterations[0], iterations[2]) > 0
 
 
-@pytest.mark.parametrize("fit", [fit_per_step, fit_shared])
-def test_a_row_says_whether_it_converged(fit, network, schedule) -> None:  # noqa: ANN001
-    """Within its tolerance it has, however its mates fare; where iterations ran out it has not."""
-    trajectory, start, unconditional = _problem(network, schedule, 3, refine_iterations=40)
-    start[1] = unconditional[0]
-    settings = _settings(guidance_scale=1.0, max_iterations=1, learning_rate=1e-4, tolerance=1e-5)
-    assert fit(network, trajectory, start, unconditional, schedule, settings).converged.tolist() == [False, True, False]
-    loose = _settings(tolerance=1e3)
-    assert fit(network, trajectory, start, unconditional, schedule, loose).converged.all()
-
-
 def test_the_network_collects_no_gradients(network, schedule) -> None:  # noqa: ANN001
     """Only embeddings are learned; the frozen network's weights have no gradient afterwards."""
     trajectory, start, unconditional = _problem(network, schedule, 2)
     fit_per_step(network, trajectory, start, unconditional, schedule, _settings())
     assert all(parameter.grad is None for parameter in network.parameters())
     assert start.grad is None
+
+
+def test_more_segments_land_nearer_to_the_image(network, schedule) -> None:  # noqa: ANN001
+    """An embedding for each half of the steps serves each row better than one for all of them."""
+    trajectory, start, unconditional = _problem(network, schedule, 4)
+    budget = _settings(max_iterations=60, tolerance=0.0)
+    one, two = (
+        fit_per_segment(network, trajectory, start, unconditional, schedule, budget, segments) for segments in (1, 2)
+    )
+    assert bool((_error(two, trajectory) < _error(one, trajectory)).all())
+
+
+def test_a_row_stops_once_an_iteration_gains_little(network, schedule) -> None:  # noqa: ANN001
+    """With a least gain rows take fewer iterations, count as converged, and land nearer than unfitted ones."""
+    trajectory, start, unconditional = _problem(network, schedule, 4)
+
+    def fit(gain: float, iterations: int = 40) -> Fit:
+        settings = _settings(tolerance=0.0, min_gain=gain, max_iterations=iterations)
+        return fit_per_step(network, trajectory, start, unconditional, schedule, settings)
+
+    patient, hasty, unfitted = fit(0.0), fit(0.05), fit(0.0, 0)
+    assert bool((hasty.iterations < patient.iterations).all())
+    assert hasty.converged.tolist() == [True] * 4
+    assert patient.converged.tolist() == [False] * 4
+    assert bool((_error(hasty, trajectory) < _error(unfitted, trajectory)).all())
+
+
+def test_a_fit_keeps_the_best_it_has_seen(network, schedule) -> None:  # noqa: ANN001
+    """A rate so high that iterations do harm leaves no row worse than it began."""
+    trajectory, start, unconditional = _problem(network, schedule, 3)
+    # One step, so that nothing but its own iterations decides where it lands.
+    one_step = NoiseSchedule(schedule.timesteps[-1:], schedule.alpha[-2:], schedule.sigma[-2:], schedule.prediction)
+
+    def fit(iterations: int) -> Fit:
+        settings = _settings(learning_rate=50.0, max_iterations=iterations, tolerance=0.0)
+        return fit_per_step(network, trajectory[-2:], start, unconditional, one_step, settings)
+
+    assert bool((_error(fit(3), trajectory[-2:]) <= _error(fit(0), trajectory[-2:])).all())

@@ -20,7 +20,12 @@ from tests.small_model import save_small_model
 STEPS = 4
 SOURCE, TARGET = "a photo of a red mug on a wooden table", "a photo of a blue mug on a wooden table"
 BARE = EditSettings(mask="none", composite="none")
-CHOICES = [{"method": method} for method in METHODS] + [{"method": m, "embeddings": "shared"} for m in FITTED]
+CHOICES: list[dict[str, Any]] = [
+    *({"method": method} for method in METHODS),
+    *({"method": method, "embeddings": "shared"} for method in FITTED),
+    *({"method": method, "embeddings": "per-segment", "segments": 2} for method in FITTED),
+    *({"method": method, "refine_rounds": 1} for method in METHODS if method != "edit-friendly"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -41,11 +46,11 @@ def inversions(editor: Editor) -> dict[str, list[Inversion]]:
 
 def _settings(choice: dict[str, Any]) -> InversionSettings:
     budget = {"max_iterations": 3} if choice["method"] in FITTED else {}
-    return InversionSettings(num_inference_steps=STEPS, guidance_scale=3.0, **budget, **choice)
+    return InversionSettings(**{"num_inference_steps": STEPS, "guidance_scale": 3.0} | budget | choice)
 
 
 def _name(choice: dict[str, Any]) -> str:
-    return ", ".join(choice.values())
+    return ", ".join(map(str, choice.values()))
 
 
 def _photograph(seed: int) -> np.ndarray:
@@ -172,7 +177,8 @@ def evaluated(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 @pytest.mark.parametrize("choice", CHOICES, ids=_name)
 def test_it_costs_what_a_plan_says(editor: Editor, evaluated: list[int], choice: dict[str, Any]) -> None:
     """The network evaluations of an inversion and of an edit that holds structure are those of `work_of`."""
-    settings = _settings(choice).model_copy(update={"tolerance": 0.0} if choice["method"] in FITTED else {})
+    never = {"tolerance": 0.0, "min_gain": 0.0} if choice["method"] in FITTED else {}
+    settings = _settings(choice).model_copy(update=never)
     config = JobConfig(inversion=settings, edit=BARE.model_copy(update={"hold_structure": 0.6}))
     inversion_work, edit_work = work_of(Plan("run", config, [], (), (), "", edits=0))
     [inversion] = editor.invert([_photograph(6)], source_prompts=SOURCE, settings=settings)
@@ -199,6 +205,26 @@ def test_skipping_leaves_out_the_noisiest_steps(editor: Editor, evaluated: list[
     assert 0 < missed[1] < missed[0]
 
 
+@pytest.mark.parametrize("method", [method for method in METHODS if method != "edit-friendly"])
+def test_refinement_keeps_only_what_improves(editor: Editor, method: str) -> None:
+    """Under guidance, a round of refinement leaves no image worse, and helps where there is need."""
+    images = [_photograph(seed) for seed in (3, 4, 7)]
+
+    def missed(rounds: int) -> list[float]:
+        settings = _settings({"method": method, "refine_rounds": rounds, "guidance_scale": 2.0})
+        found = editor.invert(images, source_prompts=SOURCE, settings=settings)
+        clean = [i.tensors["trajectory"][0].float() for i in found]
+        return [
+            float((i.tensors["reconstruction"].float() - z_0).square().mean())
+            for i, z_0 in zip(found, clean, strict=True)
+        ]
+
+    plain, refined = missed(0), missed(1)
+    assert all(after <= before + 1e-6 for before, after in zip(plain, refined, strict=True))
+    if method == "ddim":
+        assert sum(refined) < sum(plain)
+
+
 @pytest.mark.parametrize("method", FITTED)
 def test_fitting_lands_nearer_to_the_image_than_its_start(editor: Editor, method: str) -> None:
     """At a strong guidance more iterations reconstruct the latents better than none."""
@@ -211,6 +237,7 @@ def test_fitting_lands_nearer_to_the_image_than_its_start(editor: Editor, method
             guidance_scale=5.0,
             max_iterations=iterations,
             tolerance=0.0,
+            min_gain=0.0,
         )
         found = editor.invert(images, source_prompts=SOURCE, settings=settings)
         return float(sum((i.tensors["reconstruction"] - i.tensors["trajectory"][0]).square().mean() for i in found))
@@ -241,8 +268,15 @@ def test_a_negative_prompt_inversion_needs_no_fit_at_any_guidance(editor: Editor
         ({"method": "null-text", "guidance_scale": 1.0}, "expected a guidance scale other than 1"),
         ({"guidance_scale": 0.0}, "expected a guidance scale above 0"),
         ({"method": "ddim", "embeddings": "shared"}, "ddim: expected no embeddings, as it fits nothing; got shared"),
+        ({"method": "negative-prompt", "embeddings": "per-segment"}, "it fits nothing"),
+        ({"method": "null-text", "embeddings": "per-segment", "num_inference_steps": 4}, "at most one per step, 4"),
+        ({"segments": 3}, "segments: expected embeddings per-segment; got per-step"),
         ({"method": "direct", "learning_rate": 0.1}, "direct: expected no learning_rate, as it fits nothing; got 0.1"),
-        ({"method": "edit-friendly", "refine_iterations": 1}, "expected no refine_iterations, as it draws its latents"),
+        (
+            {"method": "edit-friendly", "refine_iterations": 1},
+            "expected no refine_iterations, as its latents are noised",
+        ),
+        ({"method": "edit-friendly", "refine_rounds": 1}, "expected no refine_rounds"),
         ({"num_inference_steps": True}, "expected no boolean; got True"),
     ],
 )
@@ -275,4 +309,4 @@ def test_settings_without_use_are_no_part_of_the_identity() -> None:
         "num_inference_steps",
         "guidance_scale",
     }
-    assert InversionSettings().identity() == InversionSettings().model_dump()
+    assert InversionSettings().identity() == InversionSettings().model_dump(exclude={"segments"})
