@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from pipeline.batch import EditRequest, Inversion, Synthesis
 from pipeline.config import FITTED, EditSettings, InversionSettings, JobConfig
+from pipeline.diffusion.control import Control
 from pipeline.editor import Editor
 from pipeline.methods import METHODS
 from pipeline.models.stable_diffusion import StableDiffusion
@@ -99,11 +100,11 @@ def test_the_source_beside_an_edit_goes_as_it_was_inverted(
         z: torch.Tensor,
         timestep: torch.Tensor,
         embedding: torch.Tensor,
-        structure_of: torch.Tensor | None = None,
+        control: Control,
     ) -> torch.Tensor:
-        if structure_of is not None:
+        if control.structure_of is not None:
             sources.append(z[1])  # one edit, its source, and both again for the other branch
-        return predict(model, z, timestep, embedding, structure_of)
+        return predict(model, z, timestep, embedding, control)
 
     monkeypatch.setattr(StableDiffusion, "predict", watched)
     [inversion] = inversions[name][:1]
