@@ -18,7 +18,8 @@ _Id = Annotated[str, StringConstraints(min_length=1, max_length=512)]
 _Text = Annotated[str, StringConstraints(max_length=10_000)]
 _Prompt = Annotated[str, StringConstraints(min_length=1, max_length=10_000, pattern=r"\S")]
 Strength = Annotated[float, Field(ge=MIN_STRENGTH, le=MAX_STRENGTH, allow_inf_nan=False)]
-# Below -2 and above 10 a word drowns all others (Hertz et al., 2022, show -2 to 2 for most words, and 4 to 10 for few).
+# From the lower bound of Prompt-to-Prompt (Hertz et al., 2022, section 3.2) up; its upper one, 2, would be too tight
+# for words that a model hardly attends to.
 WordWeights = dict[
     Annotated[str, StringConstraints(min_length=1, max_length=512)],
     Annotated[float, Field(ge=MIN_WEIGHT, le=MAX_WEIGHT, allow_inf_nan=False)],

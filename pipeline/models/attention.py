@@ -42,7 +42,7 @@ class Watched:
         """Keep one layer's maps, from queries and keys (n, heads, cells or tokens, width)."""
         values = self.words.to(query).transpose(1, 2)[:, None].expand(-1, query.shape[1], -1, -1)
         seen = _attend(query, key, values).float().mean(dim=1).transpose(1, 2)
-        self.maps.append(seen.unflatten(2, _shape(seen.shape[2], self.size)))
+        self.maps.append(seen.reshape(*seen.shape[:2], *_shape(seen.shape[2], self.size)))
 
     def mean(self) -> Tensor:
         """The maps (n, words, height, width) at the latents' size, averaged over the layers that are fine enough."""

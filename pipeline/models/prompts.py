@@ -74,8 +74,8 @@ def _row(
         elif s and t:
             # Together the tokens of a word, or of a run of words, attend as much as those that they replace.
             taken[torch.tensor(s)[:, None], torch.tensor(t)] = 1 / len(t)
-    for s, t in zip(range(source.end, window), range(target.end, window), strict=False):
-        taken[s, t] = 1
+    after = min(window - source.end, window - target.end)
+    taken[torch.arange(source.end, source.end + after), torch.arange(target.end, target.end + after)] = 1
     gains, weighted = torch.ones(window), list[int]()
     for phrase, weight in effective_weights(weights, target.prompt).items():
         for place in places(phrase, target.prompt):
