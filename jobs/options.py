@@ -30,6 +30,8 @@ _FIELDS: Final[Mapping[str, str]] = {
     "guidance-scale": "inversion.guidance_scale",
     "max-side": "max_side",
     "hold-structure": "edit.hold_structure",
+    "hold-self-attention": "edit.hold_self_attention",
+    "hold-cross-attention": "edit.hold_cross_attention",
     "mask": "edit.mask",
     "composite": "edit.composite",
     "skip-invalid": "skip_invalid",
@@ -40,7 +42,7 @@ _FIELDS: Final[Mapping[str, str]] = {
     "address": "address",
 }
 INVERSION_FLAGS: Final = ("preset", "method", "steps", "guidance-scale", "max-side")
-EDIT_FLAGS: Final = ("hold-structure", "mask", "composite")
+EDIT_FLAGS: Final = ("hold-structure", "hold-self-attention", "hold-cross-attention", "mask", "composite")
 RUN_FLAGS: Final = ("model", "skip-invalid", "batch-size", "actors", "num-gpus", "dtype", "address")
 
 _CONFIG: Final = Annotated[str | None, typer.Option("--config", help="YAML file of a job's options; flags win over it")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -11,11 +12,18 @@ from pipeline.errors import CODES, RowError
 
 MIN_STRENGTH, MAX_STRENGTH = -1.0, 3.0
 MAX_GUIDANCE = 30.0
+MIN_WEIGHT, MAX_WEIGHT = -2.0, 10.0
 
 _Id = Annotated[str, StringConstraints(min_length=1, max_length=512)]
 _Text = Annotated[str, StringConstraints(max_length=10_000)]
 _Prompt = Annotated[str, StringConstraints(min_length=1, max_length=10_000, pattern=r"\S")]
 Strength = Annotated[float, Field(ge=MIN_STRENGTH, le=MAX_STRENGTH, allow_inf_nan=False)]
+# From the lower bound of Prompt-to-Prompt (Hertz et al., 2022, section 3.2) up; its upper one, 2, would be too tight
+# for words that a model hardly attends to.
+WordWeights = dict[
+    Annotated[str, StringConstraints(min_length=1, max_length=512)],
+    Annotated[float, Field(ge=MIN_WEIGHT, le=MAX_WEIGHT, allow_inf_nan=False)],
+]
 
 
 class ImageRow(BaseModel):
@@ -51,6 +59,23 @@ class PromptRow(BaseModel):
     hold_structure: float | None = Field(
         None, ge=0, le=1, allow_inf_nan=False, description="share of the steps that keep shapes; none: the job's"
     )
+    hold_self_attention: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="share of the steps that keep self-attention; none: the job's",
+    )
+    hold_cross_attention: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="share of the steps that keep cross-attention; none: the job's",
+    )
+    word_weights: WordWeights | None = Field(
+        None, description="factors of the attention to words of the prompt; none: the job's"
+    )
     seed: int | None = Field(None, ge=0, lt=2**63, description="none: from the edit key")
     image_id: _Id | None = Field(None, description="only this image")
     where: dict[str, Any] | None = Field(None, description="only images whose columns have these values")
@@ -72,6 +97,9 @@ class Edit:
     guidance_scale: float | None = None
     hold_structure: float | None = None
     seed: int | None = None
+    hold_self_attention: float | None = None
+    hold_cross_attention: float | None = None
+    word_weights: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)

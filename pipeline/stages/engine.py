@@ -113,6 +113,9 @@ class Engine:
                 negative_prompt=order.edit.negative_prompt,
                 guidance_scale=order.edit.guidance_scale,
                 hold_structure=order.edit.hold_structure,
+                hold_self_attention=order.edit.hold_self_attention,
+                hold_cross_attention=order.edit.hold_cross_attention,
+                word_weights=order.edit.word_weights,
                 mask=masks[row["image_id"]],
             )
             for row, order in jobs

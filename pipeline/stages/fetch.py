@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Final, Literal
 
-from pipeline.config import JobConfig
+from pipeline.config import Controls, JobConfig
 from pipeline.errors import RowError
 from pipeline.io.images import Photo, check_mask_shape, decode, decode_mask
 from pipeline.io.outcomes import KeyIndex, read_inversion
@@ -166,10 +166,10 @@ class Fetch:
             negative_prompt=edit.negative_prompt,
             strength=edit.strength,
             guidance_scale=edit.guidance_scale,
-            hold_structure=settings.hold_structure if edit.hold_structure is None else edit.hold_structure,
+            **asdict(settings.controls(edit)),
             seed=_NO_SEED if edit.seed is None else edit.seed,
             mask_sha256=None if mask is None else sha256_hex(mask),
-            settings=settings.model_dump(exclude={"hold_structure"}),
+            settings=settings.model_dump(exclude=set(Controls.__slots__)),
         )
         return Order(edit, key, seed_of(key) if edit.seed is None else edit.seed)
 

@@ -130,6 +130,7 @@ class Publish:
         uri = picture_uri(self._output, row["image_id"], edit.edit_id, edit.strength)
         write_bytes(uri, data)
         fitted = json.loads(inversion["settings"])["guidance_scale"]
+        controls = self._config.edit.controls(edit)
         return {
             "edit_key": order.key,
             "image_id": row["image_id"],
@@ -141,9 +142,10 @@ class Publish:
             "negative_prompt": edit.negative_prompt,
             "source_prompt": row["source_prompt"],
             "guidance_scale": fitted if edit.guidance_scale is None else edit.guidance_scale,
-            "hold_structure": (
-                self._config.edit.hold_structure if edit.hold_structure is None else edit.hold_structure
-            ),
+            "hold_structure": controls.hold_structure,
+            "hold_self_attention": controls.hold_self_attention,
+            "hold_cross_attention": controls.hold_cross_attention,
+            "word_weights": json.dumps(controls.word_weights, ensure_ascii=False),
             "seed": order.seed,
             "width": pixels.shape[1],
             "height": pixels.shape[0],

@@ -24,6 +24,9 @@ ROWS: list[dict[str, Any]] = [
         "guidance_scale": 2.5,
         "seed": 7,
         "image_id": "mug-1",
+        "hold_self_attention": 0.5,
+        "hold_cross_attention": 0.25,
+        "word_weights": {"mug": 2.0, "a": -1.0},
         "where": {"category": ["mug", "vase"], "colour": "red"},
     },
 ]
@@ -109,6 +112,20 @@ def test_strengths_in_a_csv_cell(tmp_path: Path, strength: str) -> None:
         ({"edit_id": "a", "prompt": "x", "seed": -1}, "seed: "),
         ({"edit_id": "a", "prompt": "x", "guidance_scale": 99}, "guidance_scale: "),
         ({"edit_id": "a", "prompt": "x", "hold_structure": 1.5}, "hold_structure: "),
+        ({"edit_id": "a", "prompt": "x", "hold_self_attention": -0.1}, "hold_self_attention: "),
+        ({"edit_id": "a", "prompt": "x", "hold_cross_attention": "all"}, "hold_cross_attention: "),
+        (
+            {"edit_id": "a", "prompt": "x", "word_weights": {"x": 11}},
+            "word_weights: expected a mapping of words to factors from -2 to 10; got 11",
+        ),
+        (
+            {"edit_id": "a", "prompt": "x", "word_weights": ["x"]},
+            "word_weights: expected a mapping of words to factors",
+        ),
+        (
+            {"edit_id": "a", "prompt": "x", "word_weights": {"y": 2}},
+            "word_weights: expected words of the prompt; got 'y'",
+        ),
         ({"edit_id": "a", "prompt": "x", "where": "mugs"}, "where: "),
         ({"edit_id": "a", "prompt": "x", "where": {"n": [[1]]}}, "where: expected a value or a list of values for 'n'"),
         ({"edit_id": "a", "prompt": "x", "where": {"n": []}}, "where: expected a value or a list of values for 'n'"),

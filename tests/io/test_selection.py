@@ -32,6 +32,24 @@ def test_one_edit_per_strength() -> None:
     assert edits[3:] == [Edit("f", "a mug", 1.0)]
 
 
+def test_an_edit_has_its_rows_attention_controls() -> None:
+    """Shares and weights reach every strength's edit."""
+    controls: dict[str, Any] = {
+        "hold_self_attention": 0.5,
+        "hold_cross_attention": 0.25,
+        "word_weights": {"mug": 2.0},
+    }
+    assert edits_for(_image(), [_prompt(**controls)]) == [Edit("e", "a mug", 1.0, **controls)]
+
+
+def test_a_weighted_word_may_come_from_a_column() -> None:
+    """A row whose filled-in prompt lacks it is refused."""
+    prompt = _prompt(prompt="a {colour} mug", word_weights={"blue": 2.0})
+    assert edits_for(_image(colour="blue"), [prompt])[0].word_weights == {"blue": 2.0}
+    with pytest.raises(RowError, match="word_weights: expected words of 'a red mug'; got 'blue'"):
+        edits_for(_image(colour="red"), [prompt])
+
+
 def test_the_two_zeros_are_one_strength() -> None:
     """Minus zero would have another key and file name than zero."""
     assert math.copysign(1, edits_for(_image(), [_prompt(strength=-0.0)])[0].strength) == 1
