@@ -32,6 +32,8 @@ _FIELDS: Final[Mapping[str, str]] = {
     "qa-margin": "qa_margin",
     "escalate": "escalate",
     "hold-structure": "edit.hold_structure",
+    "hold-self-attention": "edit.hold_self_attention",
+    "hold-cross-attention": "edit.hold_cross_attention",
     "variation": "edit.variation",
     "mask": "edit.mask",
     "composite": "edit.composite",
@@ -43,7 +45,7 @@ _FIELDS: Final[Mapping[str, str]] = {
     "address": "address",
 }
 INVERSION_FLAGS: Final = ("preset", "method", "steps", "guidance-scale", "max-side", "qa-margin", "escalate")
-EDIT_FLAGS: Final = ("hold-structure", "variation", "mask", "composite")
+EDIT_FLAGS: Final = ("hold-structure", "hold-self-attention", "hold-cross-attention", "variation", "mask", "composite")
 RUN_FLAGS: Final = ("model", "skip-invalid", "batch-size", "actors", "num-gpus", "dtype", "address")
 
 _CONFIG: Final = Annotated[str | None, typer.Option("--config", help="YAML file of a job's options; flags win over it")]

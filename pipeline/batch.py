@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.config import EditSettings, InversionSettings
+from pipeline.diffusion.mask import feather, grow
 from pipeline.diffusion.schedule import NoiseSchedule
 from pipeline.errors import RowError
 from pipeline.methods import METHODS
@@ -61,6 +63,7 @@ class EditRequest:
     """One edit of the inversion at index `inversion`; `mask` is at the working size, 255 may change.
 
     With `deltas`, prompts and strengths of their own, it makes several changes at once, and `prompt` is only read.
+    Of the controls, None takes those of the settings.
     """
 
     inversion: int
@@ -70,6 +73,9 @@ class EditRequest:
     guidance_scale: float | None = None
     hold_structure: float | None = None
     mask: Pixels | None = None
+    hold_self_attention: float | None = None
+    hold_cross_attention: float | None = None
+    word_weights: Mapping[str, float] | None = None
     deltas: Deltas = ()
     variation: float | None = None
     seed: int = 0
@@ -183,19 +189,28 @@ def _conditions(
     target, total = _weighted(model, [request.targets for request in requests])
     fitted = [inversion.settings.guidance_scale for inversion in inversions]
     scales = [f if r.guidance_scale is None else r.guidance_scale for f, r in zip(fitted, requests, strict=True)]
-    held = [settings.hold_structure if r.hold_structure is None else r.hold_structure for r in requests]
-    variation = [settings.variation if r.variation is None else r.variation for r in requests]
+    controls = [settings.controls(request) for request in requests]
+    sources = [inversion.source_prompt for inversion in inversions]
+    # Of several changes at once no word has a place; nothing asks for theirs.
+    worded_as = [source if r.deltas else r.prompt for source, r in zip(sources, requests, strict=True)]
+    # What a source prompt does not say is no word that could be held.
+    worded = [c.hold_cross_attention if source else 0.0 for c, source in zip(controls, sources, strict=True)]
+    variation = [c.variation for c in controls]
     return Conditions(
-        source=model.encode_prompts([inversion.source_prompt for inversion in inversions]),
-        has_source=torch.tensor([bool(inversion.source_prompt) for inversion in inversions], device=device),
+        source=model.encode_prompts(sources),
+        has_source=torch.tensor([bool(source) for source in sources], device=device),
         target=target,
         total=total,
+        one_target=torch.tensor([not request.deltas for request in requests], device=device),
         negative=model.encode_prompts([request.negative_prompt for request in requests]),
         null=model.encode_prompts([""] * len(requests)),
         strength=torch.tensor([request.strength for request in requests], device=device),
         guidance_scale=torch.tensor(scales, device=device),
         fitted_scale=torch.tensor(fitted, device=device),
-        hold_structure=torch.tensor(held, device=device),
+        hold_structure=torch.tensor([c.hold_structure for c in controls], device=device),
+        hold_self_attention=torch.tensor([c.hold_self_attention for c in controls], device=device),
+        hold_cross_attention=torch.tensor(worded, device=device),
+        wording=model.wording(sources, worded_as, [c.word_weights for c in controls]),
         variation=torch.tensor(variation, device=device) if any(variation) else None,
         seeds=tuple(request.seed for request in requests),
     )
@@ -221,11 +236,13 @@ def _mask(
 ) -> Tensor | None:
     if settings.mask == "none":
         return None
-    mask = automatic_mask(model, schedule, method, tensors, conditions)
+    mask = automatic_mask(model, schedule, method, tensors, conditions, settings.mask)
+    mask = feather(grow(mask, settings.mask_grow), settings.mask_feather)
     for i, request in enumerate(requests):
         if request.mask is not None:
-            given = torch.from_numpy(request.mask.astype(np.float32) / 255)[None, None]
-            mask[i] = torch.nn.functional.adaptive_avg_pool2d(given, (mask.shape[-2], mask.shape[-1]))[0].to(mask)
+            pixels = torch.from_numpy(request.mask.astype(np.float32) / 255)[None, None]
+            given = torch.nn.functional.adaptive_avg_pool2d(pixels, (mask.shape[-2], mask.shape[-1]))[0].to(mask)
+            mask[i] = torch.minimum(given, mask[i]) if settings.mask_given == "intersect" else given
     return mask
 
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, Literal
+from dataclasses import dataclass
+from typing import Any, Final, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+
+from pipeline.records import Deltas, WordWeights
+from pipeline.words import effective_weights
 
 # The methods that learn embeddings; the others find latents only.
 FITTED: Final = ("prompt-tuning", "null-text")
@@ -91,6 +95,36 @@ def unused_by(method: str) -> frozenset[str]:
     return unused if method in FITTED else unused.union(_OF_A_FIT)
 
 
+class Controlled(Protocol):
+    """Whatever asks for an edit: a prompt, and controls of its own, of which None takes the job's."""
+
+    @property
+    def prompt(self) -> str: ...
+    @property
+    def deltas(self) -> Deltas: ...
+    @property
+    def variation(self) -> float | None: ...
+    @property
+    def hold_structure(self) -> float | None: ...
+    @property
+    def hold_self_attention(self) -> float | None: ...
+    @property
+    def hold_cross_attention(self) -> float | None: ...
+    @property
+    def word_weights(self) -> Mapping[str, float] | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Controls:
+    """How an edit is controlled: what it asked for, else what the job says."""
+
+    hold_structure: float
+    hold_self_attention: float
+    hold_cross_attention: float
+    word_weights: dict[str, float]
+    variation: float
+
+
 class EditSettings(_Settings):
     """How an edit is made from an inversion. Part of the edit key."""
 
@@ -101,15 +135,41 @@ class EditSettings(_Settings):
     hold_structure: float = Field(
         0.5, ge=0, le=1, description="share of the steps that keep the source's shapes; 0 to replace objects"
     )
+    hold_self_attention: float = Field(
+        0.0, ge=0, le=1, description="share of the steps in which a picture attends to itself as its source does"
+    )
+    hold_cross_attention: float = Field(
+        0.0, ge=0, le=1, description="share of the steps in which words act where the source prompt's do"
+    )
+    word_weights: WordWeights = Field({}, description="factors of the attention to words, in prompts that have them")
     skip: float = Field(0.0, ge=0, lt=1, description="share of the steps, from the noise down, that an edit leaves out")
     variation: float = Field(
         0.0, ge=0, le=1, description="share of fresh noise in an edit's steps: another result for every seed; 0: none"
     )
-    mask: Literal["auto", "none"] = Field("auto", description="auto: the given mask, else one from the predictions")
+    mask: Literal["auto", "attention", "both", "none"] = Field(
+        "auto",
+        description="where edits act: by predictions, by attention to changed words, where both say so; none: all",
+    )
+    mask_grow: int = Field(1, ge=0, le=64, description="latent cells by which a mask that is found grows")
+    mask_feather: float = Field(0.0, ge=0, le=64, description="latent cells over which its edge then fades")
+    mask_given: Literal["replace", "intersect"] = Field(
+        "replace", description="a given mask: instead of the one that would be found, or where both say so"
+    )
     composite: Literal["full", "none"] = Field(
         "full",
         description="full: into the original, at its size; none: the bare edit, at the working size, without alpha",
     )
+
+    def controls(self, edit: Controlled) -> Controls:
+        """The controls that an edit is made with; of the weights, those that its prompt has words for.
+
+        Words of several changes at once have no places in common: none of theirs is held or weighted.
+        """
+        named = {name: getattr(edit, name) for name in Controls.__slots__}
+        found = {name: getattr(self, name) if value is None else value for name, value in named.items()}
+        if edit.deltas:
+            return Controls(**found | {"hold_cross_attention": 0.0, "word_weights": {}})
+        return Controls(**found | {"word_weights": effective_weights(found["word_weights"], edit.prompt)})
 
 
 class Preset(_Settings):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -18,7 +18,8 @@ from pipeline.errors import JobError, RowError
 from pipeline.io.images import resize
 from pipeline.io.pillow import from_pillow, to_pillow
 from pipeline.models.stable_diffusion import StableDiffusion
-from pipeline.records import MAX_GUIDANCE, MAX_STRENGTH, MIN_STRENGTH, joined
+from pipeline.records import MAX_GUIDANCE, MAX_STRENGTH, MAX_WEIGHT, MIN_STRENGTH, MIN_WEIGHT, joined
+from pipeline.words import absent
 
 _T = TypeVar("_T")
 
@@ -93,6 +94,9 @@ class Editor:
         negative_prompt: str = "",
         guidance_scale: float | None = None,
         hold_structure: float | None = None,
+        hold_self_attention: float | None = None,
+        hold_cross_attention: float | None = None,
+        word_weights: Mapping[str, float] | None = None,
         variation: float | None = None,
         seed: int = 0,
         masks: Sequence[Pixels | None] | None = None,
@@ -100,13 +104,15 @@ class Editor:
     ) -> list[list[Any]]:
         """Edit each inversion at each strength → Pillow images, one list per inversion, at the originals' sizes.
 
-        Several prompts with strengths of their own are one edit, whose `strength` scales them all. `guidance_scale`
-        None is the inversion's own; `hold_structure` and `variation` None are those of `settings`; `seed` is that of
-        the noise that a variation draws.
+        Several prompts with strengths of their own are one edit, whose `strength` scales them all; its words have no
+        weights. `guidance_scale` None is the inversion's own; the `hold_…` (shares of the steps), `word_weights`
+        (factors of the attention to words of the prompt) and `variation` None are those of `settings`; `seed` is that
+        of the noise that a variation draws.
 
         Raises:
             RowError: an edit's latents are not finite.
-            ValueError: a strength outside [-1, 3], a guidance scale outside [0, 30] or a share outside [0, 1].
+            ValueError: a strength outside [-1, 3], a guidance scale outside [0, 30], a share outside [0, 1], a weight
+                outside [-2, 10] or of a word that the prompt lacks.
         """
         deltas = () if isinstance(prompt, str) else tuple(prompt)
         text = prompt if isinstance(prompt, str) else joined(deltas)
@@ -115,7 +121,13 @@ class Editor:
             _check("strength", s, MIN_STRENGTH, MAX_STRENGTH)
         _check("guidance_scale", guidance_scale, 0, MAX_GUIDANCE)
         _check("hold_structure", hold_structure, 0, 1)
+        _check("hold_self_attention", hold_self_attention, 0, 1)
+        _check("hold_cross_attention", hold_cross_attention, 0, 1)
         _check("variation", variation, 0, 1)
+        for word, weight in (word_weights or {}).items():
+            _check(f"word_weights[{word!r}]", weight, MIN_WEIGHT, MAX_WEIGHT)
+        if unknown := absent(word_weights or {}, "" if deltas else text):
+            raise ValueError(f"word_weights: expected words of the prompt; got {unknown[0]!r}")
         settings = settings or EditSettings()
         requests = [
             EditRequest(
@@ -126,6 +138,9 @@ class Editor:
                 guidance_scale=guidance_scale,
                 hold_structure=hold_structure,
                 mask=_fitted_mask(masks, i, inversion.size),
+                hold_self_attention=hold_self_attention,
+                hold_cross_attention=hold_cross_attention,
+                word_weights=word_weights,
                 deltas=deltas,
                 variation=variation,
                 seed=seed,

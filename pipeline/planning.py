@@ -9,7 +9,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
-from pipeline.config import FITTED, JOINT_ITERATIONS, MASK_LEVELS, InversionSettings, JobConfig
+from pipeline.config import (
+    FITTED,
+    JOINT_ITERATIONS,
+    MASK_LEVELS,
+    Controls,
+    EditSettings,
+    InversionSettings,
+    JobConfig,
+)
 from pipeline.errors import JobError, RowError
 from pipeline.io import storage
 from pipeline.io.manifest import (
@@ -17,16 +25,18 @@ from pipeline.io.manifest import (
     PromptManifest,
     applies,
     check_plan,
+    columns_named,
     edits_for,
     read_images,
     read_prompts,
 )
 from pipeline.io.outcomes import committed_slots
 from pipeline.io.reuse import inverted_images
-from pipeline.io.selection import columns_named, filled_in
+from pipeline.io.selection import filled_in
 from pipeline.io.uris import canonical
 from pipeline.models.loading import model_fingerprint
 from pipeline.records import Edit, ImageRow, PromptRow, Refusal
+from pipeline.words import absent
 
 Command = Literal["run", "invert", "edit"]
 _NEEDED: Final[Mapping[Command, tuple[str, ...]]] = {
@@ -154,7 +164,8 @@ def read_plan(command: Command, config: JobConfig) -> Plan:
     """Read and check everything that a job needs.
 
     Raises:
-        JobError: an option is missing, the output is a file, or a manifest, the artifacts or the model cannot be read.
+        JobError: an option is missing, the output is a file, a manifest, the artifacts or the model cannot be read,
+            or no prompt has a word that the job weighs.
     """
     for name in _NEEDED[command]:
         if getattr(config, name) is None:
@@ -169,6 +180,7 @@ def read_plan(command: Command, config: JobConfig) -> Plan:
         if config.prompts is None or command == "invert"
         else read_prompts(config.prompts)
     )
+    _check_words(config, prompts.rows)
     misfits = check_plan(images, prompts, None if command == "edit" else config.inversion.guidance_scale)
     unfit = {refusal.row_id for refusal in misfits}
     asked = tuple(row for row in prompts.rows if row.edit_id not in unfit)
@@ -181,6 +193,14 @@ def read_plan(command: Command, config: JobConfig) -> Plan:
         fingerprint=fingerprint,
         edits=_count(images.table, asked),
     )
+
+
+def _check_words(config: JobConfig, rows: Sequence[PromptRow]) -> None:
+    """Refuse a weight of the job's that no prompt has a word for; a prompt's columns may bring any word."""
+    for word in config.edit.word_weights if rows else ():
+        prompts = [row.prompt for row in rows if row.prompt is not None]
+        if all(absent([word], prompt) and not columns_named(prompt) for prompt in prompts):
+            raise JobError(f"config: edit.word_weights: expected words of the prompts; no prompt has {word!r}")
 
 
 def _images(command: Command, config: JobConfig, fingerprint: str) -> ImageManifest:
@@ -226,11 +246,28 @@ def escalation_work_of(plan: Plan) -> int:
 def work_of(plan: Plan) -> tuple[int, int]:
     """Network evaluations, at most, of one inversion and of one edit; a gradient step counts as three."""
     steps = plan.config.inversion.num_inference_steps
-    jobs = plan.config.edit.hold_structure
-    held = max((jobs if p.hold_structure is None else p.hold_structure for p in plan.prompts), default=jobs)
+    jobs = plan.config.edit
+    held = max((_held(jobs.controls(_as_edit(row))) for row in plan.prompts), default=_held(jobs))
     mask = 0 if plan.config.edit.mask == "none" else 2 * len(MASK_LEVELS)
-    # Guidance takes two; where structure is held, the source beside the edit takes two more.
+    # Guidance takes two; where a control holds an edit to its source, the source beside it takes two more.
     return steps * _per_step(plan.config.inversion), 2 * steps + 2 * math.ceil(held * steps) + mask
+
+
+def _as_edit(row: PromptRow) -> Edit:
+    """What a prompt row asks for, with its columns not filled in."""
+    return Edit(
+        row.edit_id,
+        row.text,
+        row.strengths[0],
+        hold_structure=row.hold_structure,
+        hold_self_attention=row.hold_self_attention,
+        hold_cross_attention=row.hold_cross_attention,
+        deltas=tuple((delta.prompt, delta.strength) for delta in row.edits or ()),
+    )
+
+
+def _held(controls: Controls | EditSettings) -> float:
+    return max(controls.hold_structure, controls.hold_self_attention, controls.hold_cross_attention)
 
 
 def _per_step(settings: InversionSettings) -> int:

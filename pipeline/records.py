@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -12,6 +12,7 @@ from pipeline.errors import CODES, RowError
 
 MIN_STRENGTH, MAX_STRENGTH = -1.0, 3.0
 MAX_GUIDANCE = 30.0
+MIN_WEIGHT, MAX_WEIGHT = -2.0, 10.0
 
 _Id = Annotated[str, StringConstraints(min_length=1, max_length=512)]
 _Text = Annotated[str, StringConstraints(max_length=10_000)]
@@ -19,13 +20,20 @@ _Prompt = Annotated[str, StringConstraints(min_length=1, max_length=10_000, patt
 
 
 def _no_boolean(value: Any) -> Any:
-    """Refuse what Python would take for 0 or 1, also in a list."""
-    if any(isinstance(one, bool) for one in (value if isinstance(value, list | tuple) else [value])):
+    """Refuse what Python would take for 0 or 1, also in a list or mapping."""
+    values = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else [value]
+    if any(isinstance(one, bool) for one in values):
         raise ValueError("expected a number")
     return value
 
 
 Strength = Annotated[float, Field(ge=MIN_STRENGTH, le=MAX_STRENGTH, allow_inf_nan=False)]
+# From the lower bound of Prompt-to-Prompt (Hertz et al., 2022, section 3.2) up; its upper one, 2, would be too tight
+# for words that a model hardly attends to.
+WordWeights = dict[
+    Annotated[str, StringConstraints(min_length=1, max_length=512)],
+    Annotated[float, Field(ge=MIN_WEIGHT, le=MAX_WEIGHT, allow_inf_nan=False)],
+]
 
 
 class ImageRow(BaseModel):
@@ -86,6 +94,23 @@ class PromptRow(BaseModel):
     hold_structure: float | None = Field(
         None, ge=0, le=1, allow_inf_nan=False, description="share of the steps that keep shapes; none: the job's"
     )
+    hold_self_attention: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="share of the steps that keep self-attention; none: the job's",
+    )
+    hold_cross_attention: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="share of the steps that keep cross-attention; none: the job's",
+    )
+    word_weights: WordWeights | None = Field(
+        None, description="factors of the attention to words of the prompt; none: the job's"
+    )
     variation: float | None = Field(
         None, ge=0, le=1, allow_inf_nan=False, description="share of fresh noise in the steps; none: the job's"
     )
@@ -95,9 +120,17 @@ class PromptRow(BaseModel):
     image_id: _Id | None = Field(None, description="only this image")
     where: dict[str, Any] | None = Field(None, description="only images whose columns have these values")
 
-    _numbers = field_validator("strength", "guidance_scale", "hold_structure", "variation", "seed", mode="before")(
-        _no_boolean
-    )
+    _numbers = field_validator(
+        "strength",
+        "guidance_scale",
+        "hold_structure",
+        "hold_self_attention",
+        "hold_cross_attention",
+        "word_weights",
+        "variation",
+        "seed",
+        mode="before",
+    )(_no_boolean)
 
     @model_validator(mode="after")
     def _asks_in_one_way(self) -> PromptRow:
@@ -105,6 +138,9 @@ class PromptRow(BaseModel):
             raise ValueError("prompt: required, and not given, nor are edits")
         if self.prompt is not None and self.edits is not None:
             raise ValueError("edits: expected either a prompt or edits; got both")
+        if self.edits and (self.word_weights or self.hold_cross_attention):
+            name = "word_weights" if self.word_weights else "hold_cross_attention"
+            raise ValueError(f"{name}: expected a prompt, whose words have places; got edits")
         return self
 
     @property
@@ -142,6 +178,9 @@ class Edit:
     guidance_scale: float | None = None
     hold_structure: float | None = None
     seed: int | None = None
+    hold_self_attention: float | None = None
+    hold_cross_attention: float | None = None
+    word_weights: Mapping[str, float] | None = None
     deltas: Deltas = ()
     variation: float | None = None
 

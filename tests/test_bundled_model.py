@@ -105,6 +105,24 @@ def test_a_colour_edit_comes_nearer_to_the_truth(
     assert np.array_equal(result[:6, :6], photographs[0][:6, :6])
 
 
+def test_attention_to_a_colour_is_on_the_object(editor: Editor, photographs: list[np.ndarray]) -> None:
+    """A mask from the attention to a changed colour marks the object rather than its surroundings."""
+    edits = [scene.edited(colour="purple") for scene in SCENES]
+    truths = (render(edits, photographs[0].shape[0]).images * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    few = InversionSettings(method="ddim", num_inference_steps=6)
+    found = editor.invert(photographs, source_prompts=[caption(scene) for scene in SCENES], settings=few)
+    requests = [EditRequest(i, caption(edit)) for i, edit in enumerate(edits)]
+    settings = EditSettings(mask="attention", mask_grow=0, hold_structure=0)
+    results = editor.edit_rows(found, requests, settings)
+    contrast = []
+    for result, truth, photograph in zip(results, truths, photographs, strict=True):
+        assert isinstance(result, Synthesis)
+        changed = np.abs(truth.astype(int) - photograph).max(axis=2) >= 8
+        contrast.append(result.mask[changed].mean() - result.mask[~changed].mean())
+    assert min(contrast) > 0.1
+    assert np.mean(contrast) > 0.4
+
+
 def test_outside_the_automatic_mask_every_pixel_is_the_originals(
     editor: Editor, photographs: list[np.ndarray], inversions: list[Inversion]
 ) -> None:

@@ -258,6 +258,15 @@ def test_several_changes_at_once_add_up(editor: Editor) -> None:
         np.testing.assert_allclose(nothing, results[4].reconstruction, atol=0.02)
 
 
+def test_several_changes_at_once_have_no_words_to_hold(editor: Editor) -> None:
+    """What the job says about words is left out for them, and their mask is found from predictions."""
+    inversions = editor.invert([_photograph(9)], source_prompts=SOURCE, settings=SETTINGS["ddim"])
+    request = EditRequest(0, "both", deltas=((TARGET, 1.0), ("a photo of a red mug on a sandy beach", 0.5)))
+    worded = EditSettings(mask="attention", hold_cross_attention=1.0, word_weights={"both": 3.0})
+    [one], [other] = (editor.edit_rows(inversions, [request], settings) for settings in (worded, EditSettings()))
+    np.testing.assert_allclose(_edited(one), _edited(other), atol=1e-4)
+
+
 def test_the_fingerprint_follows_the_weights_and_not_the_place(tmp_path: Path, editor: Editor) -> None:
     """The same weights elsewhere are the same model; other weights are another."""
     same = Editor.from_pretrained(str(save_small_model(tmp_path / "same")), device="cpu")

@@ -1,6 +1,12 @@
 from __future__ import annotations
 
-from pipeline.planning import Asking
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import EditSettings, JobConfig
+from pipeline.errors import JobError
+from pipeline.planning import Asking, read_plan
 from pipeline.records import ImageRow, PromptRow
 
 
@@ -41,3 +47,22 @@ def test_edits_are_there_with_the_prompt_that_is_asked_for() -> None:
         ({("plain", 0.0): "a photo"}, {"thing": "mug"}, 4),
     ):
         assert asking.there({"image_id": "a", **columns}, committed | changed) == count
+
+
+def test_a_word_that_the_job_weighs_and_no_prompt_has_is_refused(tmp_path: Path) -> None:
+    """One prompt that has it is enough, and a column may bring it."""
+    images, prompts = tmp_path / "images.csv", tmp_path / "prompts.jsonl"
+    images.write_text("image_id,image_uri,colour\na,a.png,blue\n")
+    config = JobConfig(
+        images=str(images),
+        prompts=str(prompts),
+        output=str(tmp_path / "out"),
+        edit=EditSettings(word_weights={"blue": 2.0}),
+    )
+    red, template = (f'{{"edit_id": "{text[0]}", "prompt": "{text} mug"}}\n' for text in ("red", "{colour}"))
+    for fitting in (red + red.replace("red", "Blue").replace('"r"', '"b"'), template):
+        prompts.write_text(fitting)
+        assert read_plan("run", config).refusals == ()
+    prompts.write_text(red)
+    with pytest.raises(JobError, match=r"edit\.word_weights: expected words of the prompts; no prompt has 'blue'"):
+        read_plan("run", config)

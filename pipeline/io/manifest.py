@@ -15,9 +15,20 @@ from pipeline.io.image_manifest import ImageManifest, read_images
 from pipeline.io.selection import applies, columns_named, edits_for, template
 from pipeline.io.validation import InvalidRowError, UniqueIds, check_id, printable_id, valid
 from pipeline.records import PromptRow, Refusal
+from pipeline.words import absent
 
-__all__ = ["ImageManifest", "PromptManifest", "applies", "check_plan", "edits_for", "read_images", "read_prompts"]
+__all__ = [
+    "ImageManifest",
+    "PromptManifest",
+    "applies",
+    "check_plan",
+    "columns_named",
+    "edits_for",
+    "read_images",
+    "read_prompts",
+]
 
+_JSON_CELLS: Final = frozenset({"strength", "edits", "where", "word_weights"})
 _REQUIRED: Final = tuple(name for name, field in PromptRow.model_fields.items() if field.is_required())
 
 
@@ -34,7 +45,7 @@ class PromptManifest:
 def read_prompts(uri: str) -> PromptManifest:
     """Read a prompt manifest: Parquet, CSV, JSONL or YAML.
 
-    In a cell of text, a list of strengths, `edits` and a `where` are JSON.
+    In a cell of text, a list of strengths, `edits`, `word_weights` and a `where` are JSON.
 
     Raises:
         JobError: nothing is there, or the file cannot be read as what its name says.
@@ -66,13 +77,14 @@ def _row(line: Line, uri: str, unique: UniqueIds) -> PromptRow:
     if len(set(row.strengths)) < len(row.strengths):
         raise InvalidRowError(f"strength: expected each value once; got {list(row.strengths)}")
     _check_where(row.where or {})
+    _check_words(row)
     unique.claim(row.edit_id, uri, line.number)
     return row
 
 
 def _with_parsed_cells(values: Mapping[str, Any]) -> dict[str, Any]:
-    cells = {name: _parsed(value) if name in {"strength", "where"} else value for name, value in values.items()}
-    return cells | {"edits": _without_nulls(_parsed(values["edits"]))} if "edits" in values else cells
+    cells = {name: _parsed(value) if name in _JSON_CELLS else value for name, value in values.items()}
+    return cells | {"edits": _without_nulls(cells["edits"])} if "edits" in cells else cells
 
 
 def _without_nulls(edits: Any) -> Any:
@@ -96,6 +108,13 @@ def _check_where(where: Mapping[str, Any]) -> None:
         options = wanted if isinstance(wanted, list) else [wanted]
         if not options or any(isinstance(option, list | dict) for option in options):
             raise InvalidRowError(f"where: expected a value or a list of values for {name!r}")
+
+
+def _check_words(row: PromptRow) -> None:
+    """Refuse weights of words that the prompt lacks; one with columns is checked once these are filled in."""
+    unknown = absent(row.word_weights or {}, row.text)
+    if unknown and not columns_named(row.text):
+        raise InvalidRowError(f"word_weights: expected words of the prompt; got {unknown[0]!r}")
 
 
 def check_plan(

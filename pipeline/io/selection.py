@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from pipeline.errors import RowError
 from pipeline.records import Deltas, Edit, ImageRow, PromptRow, joined
+from pipeline.words import absent
 
 _PLAIN: Final = re.compile(r"[^\W\d][\w -]*")
 
@@ -39,8 +40,8 @@ def edits_for(row: ImageRow, prompts: Sequence[PromptRow]) -> list[Edit]:
     """All edits that the prompt rows ask of one image, in their order, one per strength.
 
     Raises:
-        RowError: row_refused: a prompt names a column that is empty in this row. To keep the other
-            prompts' edits, ask for one prompt row at a time.
+        RowError: row_refused: a prompt names a column that is empty in this row, or once it is filled in lacks a
+            word that is weighted. To keep the other prompts' edits, ask for one prompt row at a time.
     """
     columns = {**row.carried, **row.model_dump(include=set(ImageRow.model_fields))}
     return [
@@ -51,6 +52,9 @@ def edits_for(row: ImageRow, prompts: Sequence[PromptRow]) -> list[Edit]:
             negative_prompt=prompt.negative_prompt or "",
             guidance_scale=prompt.guidance_scale,
             hold_structure=prompt.hold_structure,
+            hold_self_attention=prompt.hold_self_attention,
+            hold_cross_attention=prompt.hold_cross_attention,
+            word_weights=prompt.word_weights,
             seed=prompt.seed,
             deltas=deltas,
             variation=prompt.variation,
@@ -97,6 +101,10 @@ def _filled(prompt: PromptRow, asked: str, columns: Mapping[str, Any]) -> str:
     text = "".join(literal + _word(prompt, columns, column) for literal, column in template(asked))
     if not text.strip():
         raise RowError("row_refused", f"prompt {prompt.edit_id!r}: empty once its columns are filled in")
+    if unknown := absent(prompt.word_weights or {}, text):
+        raise RowError(
+            "row_refused", f"prompt {prompt.edit_id!r}: word_weights: expected words of {text!r}; got {unknown[0]!r}"
+        )
     return text
 
 

@@ -9,7 +9,7 @@ from typing import Any, Final, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from pipeline.records import MAX_STRENGTH, MIN_STRENGTH
+from pipeline.records import MAX_STRENGTH, MAX_WEIGHT, MIN_STRENGTH, MIN_WEIGHT
 
 _Row = TypeVar("_Row", bound=BaseModel)
 
@@ -64,6 +64,8 @@ def _clause(column: str, kind: str, message: str, value: Any) -> str:
         message = f"expected a number or a list of numbers from {MIN_STRENGTH:g} to {MAX_STRENGTH:g}"
     if column.startswith("edits") and kind in {"tuple_type", "too_short", "model_type"}:
         message = "expected a list of {prompt, strength}"
+    if column == "word_weights":
+        message = f"expected a mapping of words to factors from {MIN_WEIGHT:g} to {MAX_WEIGHT:g}"
     if kind == "string_pattern_mismatch":
         message = "expected some text"
     return f"{message}; got {reprlib.repr(value)}"

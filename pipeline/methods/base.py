@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pipeline.config import InversionSettings
+from pipeline.diffusion.control import NO_CONTROL, Control
 from pipeline.diffusion.guidance import guided
 from pipeline.diffusion.schedule import NoiseSchedule
 from pipeline.diffusion.solver import invert
@@ -18,7 +19,11 @@ from pipeline.diffusion.solver import invert
 class Network(Protocol):
     """The part of a model that methods see."""
 
-    def predict(self, z: Tensor, timestep: Tensor, embedding: Tensor, structure_of: Tensor | None = None) -> Tensor: ...
+    def predict(self, z: Tensor, timestep: Tensor, embedding: Tensor, control: Control = NO_CONTROL) -> Tensor: ...
+
+    def predict_watching(
+        self, z: Tensor, timestep: Tensor, embedding: Tensor, words: Tensor, control: Control = NO_CONTROL
+    ) -> tuple[Tensor, Tensor]: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,24 +5,27 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 import torch
 from torch import Tensor
 
 from pipeline.config import MASK_LEVELS
 from pipeline.diffusion.blend import blend
+from pipeline.diffusion.control import Control, Wording
 from pipeline.diffusion.guidance import guided
 from pipeline.diffusion.interpolate import interpolate, joint_target
-from pipeline.diffusion.mask import grow, soft_mask
+from pipeline.diffusion.mask import attention_mask, soft_mask
 from pipeline.diffusion.schedule import NoiseSchedule
 from pipeline.diffusion.solver import denoise
 from pipeline.methods.base import Method, Network
+from pipeline.methods.holding import changed_words, mixed_at, mixing_of, taken_from, weighted_targets
 from pipeline.methods.variation import Variation
 
 _MASK_THRESHOLD: Final = 0.18
 _MASK_SOFTNESS: Final = 0.10
-_MASK_GROWTH: Final = 1
+_ATTENTION_THRESHOLD: Final = 0.3
+_ATTENTION_SOFTNESS: Final = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +38,15 @@ class Conditions:
         target: (n, tokens, width) embedding of each target prompt; of several at once, the sum of theirs, each times
             its own strength.
         total: (n,) sum of these strengths; 1 for a single prompt.
+        one_target: (n,) bool, whether there is a single prompt, whose words have places.
         negative: (n, tokens, width) embedding of each negative prompt.
         null: (n, tokens, width) embedding of the empty prompt.
         strength, guidance_scale: (n,).
         fitted_scale: (n,) the guidance at which each image was inverted: where its method leads back to it.
         hold_structure: (n,) in [0, 1], share of the steps, from the noise down, that keep the source's shapes.
+        hold_self_attention: (n,) the same for its self-attention.
+        hold_cross_attention: (n,) the same for its cross-attention, as `wording` maps its tokens.
+        wording: how the prompts' tokens correspond, and what weights the targets' have.
         mask: (n, 1, h, w) in [0, 1] over latents, 1 may change; None lets everything change.
         variation: (n,) in [0, 1], share of fresh noise in each step; None where no edit draws any.
         seeds: of that noise, for each edit.
@@ -49,12 +56,16 @@ class Conditions:
     has_source: Tensor
     target: Tensor
     total: Tensor
+    one_target: Tensor
     negative: Tensor
     null: Tensor
     strength: Tensor
     guidance_scale: Tensor
     fitted_scale: Tensor
     hold_structure: Tensor
+    hold_self_attention: Tensor
+    hold_cross_attention: Tensor
+    wording: Wording
     mask: Tensor | None = None
     variation: Tensor | None = None
     seeds: tuple[int, ...] = ()
@@ -76,14 +87,15 @@ def edit_latents(
     the mask every step returns to the source's own trajectory. `along_source` moves embeddings by
     target − source where a source prompt is known; `skip` leaves out that share of the steps, from the noise down.
 
-    During its share of the steps a row also takes its shapes from its source, which runs beside it as it was
-    inverted: at strength 0, with the guidance of the inversion and no negative prompt. An edit with these is one
+    During its shares of the steps a row also takes shapes and attention from its source, which runs beside it as it
+    was inverted: at strength 0, with the guidance of the inversion and no negative prompt. An edit with these is one
     with its source at strength 0, so that it still begins at the reconstruction.
     """
     trajectory = tensors["trajectory"].float()
     n, n_steps = len(trajectory), schedule.num_inference_steps
     share = conditions.variation
     varied = None if share is None else Variation(share, conditions.seeds, method.eta)
+    mixing = mixing_of(conditions.wording, conditions.strength)
 
     def predict(z: Tensor, step: int) -> Tensor:
         """Outputs for n edits and their n sources; of sources that are not held any more, zeros."""
@@ -91,14 +103,18 @@ def edit_latents(
         # A negative prompt moves the unconditional branch as it would move the empty prompt.
         away = unconditional + (conditions.negative - conditions.null)
         edited = _edited_embedding(learned, conditions, along_source=along_source)
-        held = (conditions.hold_structure * n_steps > n_steps - step).nonzero()[:, 0]
+        structure, within, across = (
+            share * n_steps > n_steps - step
+            for share in (conditions.hold_structure, conditions.hold_self_attention, conditions.hold_cross_attention)
+        )
+        held = (structure | within | across).nonzero()[:, 0]
         edits = torch.arange(n, device=z.device)
         rows = torch.cat((edits, n + held))
         outputs = network.predict(
             torch.cat((z[rows], z[rows])),
             schedule.timesteps[step - 1].expand(2 * len(rows)),
             torch.cat((away, unconditional[held], edited, learned[held])),
-            _structure_of(n, held),
+            Control(taken_from(n, held, structure), taken_from(n, held, within), mixed_at(mixing, n, held, across)),
         )
         output = torch.zeros_like(z)
         m = len(rows)
@@ -123,15 +139,6 @@ def edit_latents(
         return denoise(predict, noise, schedule, corrected, start=start, eta=eta)[:n]
 
 
-def _structure_of(n: int, held: Tensor) -> Tensor | None:
-    """Whose shapes each row of both of guidance's branches takes: n edits, then the sources of those `held`."""
-    if not len(held):
-        return None
-    branch = torch.arange(n + len(held), device=held.device)
-    branch[held] = branch[n:].clone()
-    return torch.cat((branch, len(branch) + branch))
-
-
 def _edited_embedding(learned: Tensor, conditions: Conditions, *, along_source: bool) -> Tensor:
     base = learned
     if along_source:
@@ -146,20 +153,37 @@ def automatic_mask(
     method: Method,
     tensors: Mapping[str, Tensor],
     conditions: Conditions,
+    kind: Literal["auto", "attention", "both"] = "auto",
 ) -> Tensor:
-    """Soft mask (n, 1, h, w) of where source and target predictions differ along the inverted trajectory."""
+    """Soft mask (n, 1, h, w) of where an edit acts, found along the inverted trajectory.
+
+    `auto` is where source and target predictions differ; `attention` where either attends to words that the other
+    lacks, or that have a weight, which takes a source prompt and a single target to know: without, a row's mask is
+    `auto`'s;
+    `both` is where both say so.
+    """
     trajectory = tensors["trajectory"].float()
     n, n_steps = len(trajectory), schedule.num_inference_steps
-    differences = []
+    words, control = changed_words(conditions.wording), weighted_targets(conditions.wording)
+    differences, attention = [], []
     for step in sorted({max(1, round(level * n_steps)) for level in MASK_LEVELS}):
         _, learned = method.branches(tensors, conditions.source, conditions.null, step)
         source = torch.where(conditions.has_source.view(-1, 1, 1), conditions.source, learned)
         target = joint_target(conditions.target, conditions.total, source)
         z = trajectory[:, step]
+        zz, timesteps = torch.cat((z, z)), schedule.timesteps[step - 1].expand(2 * n)
+        prompts = torch.cat((source, target))
         with torch.no_grad():
-            output = network.predict(
-                torch.cat((z, z)), schedule.timesteps[step - 1].expand(2 * n), torch.cat((source, target))
-            )
+            if kind == "auto":
+                output = network.predict(zz, timesteps, prompts, control)
+            else:
+                output, maps = network.predict_watching(zz, timesteps, prompts, words, control)
+                attention.append(torch.cat((maps[:n], maps[n:]), dim=1))
         differences.append((output[:n] - output[n:]).abs())
     mask = soft_mask(torch.stack(differences).mean(dim=0), _MASK_THRESHOLD, _MASK_SOFTNESS)
-    return grow(mask, _MASK_GROWTH)
+    if kind == "auto":
+        return mask
+    watched = attention_mask(torch.stack(attention).mean(dim=0), _ATTENTION_THRESHOLD, _ATTENTION_SOFTNESS)
+    worded = torch.minimum(mask, watched) if kind == "both" else watched
+    knows_words = conditions.has_source & conditions.one_target
+    return torch.where(knows_words.view(-1, 1, 1, 1), worded, mask)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,12 @@ import transformers
 from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
+from pipeline.diffusion.control import NO_CONTROL, Control, Wording
 from pipeline.diffusion.schedule import NoiseSchedule, ddim_schedule
 from pipeline.errors import JobError
+from pipeline.models.attention import ControlledAttention, Watched, processed_by
 from pipeline.models.loading import model_fingerprint, resolve_model
+from pipeline.models.prompts import wording
 
 # Enough for a batch's prompts and every prompt row; at SD 1.5's size 240 MB. Source prompts may differ per image.
 _PROMPTS_KEPT = 1024
@@ -115,6 +118,12 @@ class StableDiffusion:
         """Whether the whole prompt fits into the text window; of a longer one the rest is cut off, as in diffusers."""
         return len(self._tokenizer(prompt, truncation=False).input_ids) <= int(self._tokenizer.model_max_length)
 
+    def wording(
+        self, sources: Sequence[str], targets: Sequence[str], weights: Sequence[Mapping[str, float]]
+    ) -> Wording:
+        """How the tokens of n target prompts correspond to those of their source prompts, and their weights."""
+        return wording(self._tokenizer, sources, targets, weights).to(self.device)
+
     @torch.no_grad()
     def _encode_prompt(self, prompt: str) -> Tensor:
         window = self._tokenizer.model_max_length
@@ -124,13 +133,30 @@ class StableDiffusion:
         with self._precision(self.dtype):
             return self._text_encoder(ids.to(self.device))[0][0].float()  # type: ignore[no-any-return]
 
-    def predict(self, z: Tensor, timestep: Tensor, embedding: Tensor, structure_of: Tensor | None = None) -> Tensor:
-        """The network's output for latents (n, c, h, w) at timesteps (n,) under embeddings (n, tokens, width).
+    def predict(self, z: Tensor, timestep: Tensor, embedding: Tensor, control: Control = NO_CONTROL) -> Tensor:
+        """The network's output for latents (n, c, h, w) at timesteps (n,) under embeddings (n, tokens, width)."""
+        return self._predict(z, timestep, embedding, control, None)
 
-        `structure_of` (n,) names, for each row, the row of the batch whose shapes it takes: its features in
-        the decoder where layout is settled and colour is not (Tumanyan et al., 2023).
+    def predict_watching(
+        self, z: Tensor, timestep: Tensor, embedding: Tensor, words: Tensor, control: Control = NO_CONTROL
+    ) -> tuple[Tensor, Tensor]:
+        """The same, and how much each cell attends to each word: (n, words, h, w), averaged over heads and levels.
+
+        `words` (n, words, tokens) is 1 at the tokens of each word.
         """
-        with self._precision(self.dtype), self._structure(structure_of):
+        watched = Watched(words, (z.shape[-2], z.shape[-1]))
+        output = self._predict(z, timestep, embedding, control, watched)
+        return output, watched.mean()
+
+    def _predict(
+        self, z: Tensor, timestep: Tensor, embedding: Tensor, control: Control, watched: Watched | None
+    ) -> Tensor:
+        attention = any(x is not None for x in (control.self_attention_of, control.cross_attention, watched))
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self._precision(self.dtype))
+            stack.enter_context(self._structure(control.structure_of))
+            if attention:
+                stack.enter_context(processed_by(self._unet, ControlledAttention(control, watched)))
             output = self._unet(z, timestep, encoder_hidden_states=embedding).sample
         return output.float()  # type: ignore[no-any-return]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Final, Literal
 
-from pipeline.config import JobConfig
+from pipeline.config import Controls, JobConfig
 from pipeline.errors import RowError
 from pipeline.io.images import Photo, check_mask_shape, decode, decode_mask
 from pipeline.io.outcomes import KeyIndex, read_inversion
@@ -161,7 +161,7 @@ class Fetch:
     def _order(self, visit: _Visit, edit: Edit, mask: bytes | None) -> Order:
         settings = self._config.edit
         fitted = visit.row.get("fitted_scale", self._config.inversion.guidance_scale)
-        variation = settings.variation if edit.variation is None else edit.variation
+        controls = settings.controls(edit)
         key = edit_key(
             inversion_key=visit.inversion_key,
             image_id=visit.image.image_id,
@@ -170,14 +170,13 @@ class Fetch:
             negative_prompt=edit.negative_prompt,
             strength=edit.strength,
             guidance_scale=None if edit.guidance_scale == fitted else edit.guidance_scale,
-            hold_structure=settings.hold_structure if edit.hold_structure is None else edit.hold_structure,
-            variation=variation,
-            seed=edit.seed if variation else None,
+            **asdict(controls),
+            seed=edit.seed if controls.variation else None,
             mask_sha256=None if mask is None else sha256_hex(mask),
-            settings=settings.model_dump(exclude={"hold_structure", "variation"}),
+            settings=settings.model_dump(exclude=set(Controls.__slots__)),
         )
         seed = seed_of(key) if edit.seed is None else edit.seed
-        return Order(edit, key, seed if variation else None)
+        return Order(edit, key, seed if controls.variation else None)
 
     def _is_there(self, visit: _Visit, order: Order) -> bool:
         """Whether the edit is committed. If another one failed in its place since, its picture may be gone."""

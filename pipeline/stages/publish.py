@@ -111,8 +111,8 @@ class Publish:
         """Composite, encode and write one picture → its row of the edits table."""
         assert row["inversion"] is not None
         inversion = json.loads(row["inversion"])
-        edit, settings = order.edit, self._config.edit
-        if photo is None or settings.composite == "none":
+        edit = order.edit
+        if photo is None or self._config.edit.composite == "none":
             pixels, alpha, background_psnr = to_bytes(edited).numpy(), None, None
         else:
             composited = composite_pixels(torch.from_numpy(photo.pixels), edited, reconstruction, mask)
@@ -132,6 +132,7 @@ class Publish:
         uri = picture_uri(self._output, row["image_id"], edit.edit_id, edit.strength)
         write_bytes(uri, data)
         fitted = json.loads(inversion["settings"])["guidance_scale"]
+        controls = self._config.edit.controls(edit)
         return {
             "edit_key": order.key,
             "image_id": row["image_id"],
@@ -143,8 +144,11 @@ class Publish:
             "negative_prompt": edit.negative_prompt,
             "source_prompt": row["source_prompt"],
             "guidance_scale": fitted if edit.guidance_scale is None else edit.guidance_scale,
-            "hold_structure": settings.hold_structure if edit.hold_structure is None else edit.hold_structure,
-            "variation": settings.variation if edit.variation is None else edit.variation,
+            "hold_structure": controls.hold_structure,
+            "hold_self_attention": controls.hold_self_attention,
+            "hold_cross_attention": controls.hold_cross_attention,
+            "word_weights": json.dumps(controls.word_weights, ensure_ascii=False),
+            "variation": controls.variation,
             "seed": order.seed,
             "width": pixels.shape[1],
             "height": pixels.shape[0],

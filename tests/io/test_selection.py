@@ -30,7 +30,7 @@ def test_one_edit_per_strength() -> None:
         strength=(0, 0.5, 1.25), negative_prompt="blur", guidance_scale=2.0, hold_structure=0.25, seed=7, variation=0.5
     )
     edits = edits_for(_image(), [prompt, _prompt(edit_id="f")])
-    assert edits[:3] == [Edit("e", "a mug", s, "blur", 2.0, 0.25, 7, (), 0.5) for s in (0.0, 0.5, 1.25)]
+    assert edits[:3] == [Edit("e", "a mug", s, "blur", 2.0, 0.25, 7, variation=0.5) for s in (0.0, 0.5, 1.25)]
     assert edits[3:] == [Edit("f", "a mug", 1.0)]
 
 
@@ -43,6 +43,24 @@ def test_several_changes_make_one_edit() -> None:
     assert edits_for(_image(colour="blue"), [prompt]) == [
         Edit("e", "1 × a blue mug + -1 × x", strength, deltas=deltas) for strength in (0.5, 1.0)
     ]
+
+
+def test_an_edit_has_its_rows_attention_controls() -> None:
+    """Shares and weights reach every strength's edit."""
+    controls: dict[str, Any] = {
+        "hold_self_attention": 0.5,
+        "hold_cross_attention": 0.25,
+        "word_weights": {"mug": 2.0},
+    }
+    assert edits_for(_image(), [_prompt(**controls)]) == [Edit("e", "a mug", 1.0, **controls)]
+
+
+def test_a_weighted_word_may_come_from_a_column() -> None:
+    """A row whose filled-in prompt lacks it is refused."""
+    prompt = _prompt(prompt="a {colour} mug", word_weights={"blue": 2.0})
+    assert edits_for(_image(colour="blue"), [prompt])[0].word_weights == {"blue": 2.0}
+    with pytest.raises(RowError, match="word_weights: expected words of 'a red mug'; got 'blue'"):
+        edits_for(_image(colour="red"), [prompt])
 
 
 def test_the_two_zeros_are_one_strength() -> None:

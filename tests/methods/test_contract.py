@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from pipeline.batch import EditRequest, Inversion, Synthesis
 from pipeline.config import FITTED, PRESETS, EditSettings, InversionSettings, JobConfig
+from pipeline.diffusion.control import Control
 from pipeline.editor import Editor
 from pipeline.methods import METHODS
 from pipeline.models.stable_diffusion import StableDiffusion
@@ -85,12 +86,24 @@ def test_it_stores_the_trajectory_and_where_it_lands(inversions: dict[str, list[
 def test_a_weak_edit_begins_where_the_method_lands(
     editor: Editor, inversions: dict[str, list[Inversion]], name: str
 ) -> None:
-    """What an edit without strength synthesises is the stored reconstruction, with and without holding structure."""
+    """What an edit without strength synthesises is the stored reconstruction, whatever holds it, whatever its words."""
+    longer = TARGET.replace("blue", "very glossy blue")
+    all_on = dict.fromkeys(("hold_self_attention", "hold_cross_attention"), 1.0) | {"word_weights": {"blue": 5.0}}
     for inversion in inversions[name]:
         nothing = _edited(editor, inversion, prompt=TARGET, strength=0.0)
-        for share in (0.0, 0.5, 1.0):
-            weak = _edited(editor, inversion, prompt=TARGET, strength=1e-6, hold_structure=share)
+        for share, controls in ((0.0, {}), (0.5, {}), (1.0, {}), (0.0, all_on), (0.5, all_on)):
+            weak = _edited(editor, inversion, prompt=longer, strength=1e-6, hold_structure=share, **controls)
             np.testing.assert_allclose(weak, nothing, atol=0.02)
+
+
+def test_asking_for_the_source_is_the_reconstruction_whatever_holds(
+    editor: Editor, inversions: dict[str, list[Inversion]], name: str
+) -> None:
+    """With target and source prompt equal, taking maps and shapes from the source changes nothing."""
+    inversion = inversions[name][0]
+    holds = dict.fromkeys(("hold_structure", "hold_self_attention", "hold_cross_attention"), 1.0)
+    nothing = _edited(editor, inversion, prompt=SOURCE, strength=0.0)
+    np.testing.assert_allclose(_edited(editor, inversion, prompt=SOURCE, **holds), nothing, atol=0.02)
 
 
 def test_the_source_beside_an_edit_goes_as_it_was_inverted(
@@ -105,11 +118,11 @@ def test_the_source_beside_an_edit_goes_as_it_was_inverted(
         z: torch.Tensor,
         timestep: torch.Tensor,
         embedding: torch.Tensor,
-        structure_of: torch.Tensor | None = None,
+        control: Control,
     ) -> torch.Tensor:
-        if structure_of is not None:
+        if control.structure_of is not None:
             sources.append(z[1])  # one edit, its source, and both again for the other branch
-        return predict(model, z, timestep, embedding, structure_of)
+        return predict(model, z, timestep, embedding, control)
 
     monkeypatch.setattr(StableDiffusion, "predict", watched)
     [inversion] = inversions[name][:1]

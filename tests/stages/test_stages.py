@@ -114,6 +114,26 @@ def test_an_artifact_with_settings_that_are_refused_now_is_edited(output: Path, 
     assert Job(output, StandInEditor(), [BLUE]).run([photograph("a")]).edited == 3
 
 
+def test_attention_controls_enter_the_key_by_what_they_do(output: Path, photograph: Photograph) -> None:
+    """Shares and weights make another edit, wherever they are said; weights that change nothing do not."""
+    plain = PromptRow(edit_id="e", prompt="a thing")
+    weighted = plain.model_copy(update={"word_weights": {"thing": 2.0}})
+    of_the_job = {"word_weights": {"thing": 2.0, "mug": 3.0}}
+    for prompt, edit, edited in (
+        (plain, {}, 1),
+        (plain.model_copy(update={"word_weights": {"thing": 1.0}}), {"word_weights": {"mug": 3.0}}, 0),
+        (weighted, {}, 1),
+        (plain, of_the_job, 0),
+        (plain.model_copy(update={"hold_self_attention": 0.5}), {}, 1),
+        (plain, {"hold_self_attention": 0.5}, 0),
+        (plain, {"hold_cross_attention": 0.5}, 1),
+    ):
+        counts = Job(output, StandInEditor(), [prompt], edit=edit).run([photograph("a")])
+        assert (counts.edited, counts.kept) == (edited, 1 - edited), (prompt, edit)
+    row = max(table(output, "edits"), key=lambda row: row["created_at"])
+    assert (row["hold_self_attention"], row["hold_cross_attention"], row["word_weights"]) == (0.0, 0.5, "{}")
+
+
 def test_a_prompt_changed_and_changed_back_is_edited_again(output: Path, photograph: Photograph) -> None:
     """A picture is what its manifest asks for now, also where the same was asked before something else."""
     asked = photograph("a")
