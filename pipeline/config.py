@@ -36,6 +36,9 @@ class InversionSettings(_Settings):
     )
     num_inference_steps: int = Field(50, ge=1, le=1000, description="steps from the image to noise, and back")
     guidance_scale: float = Field(1.5, ge=0, le=30, description="guidance at which embeddings are fitted")
+    guidance_share: float = Field(
+        0.5, ge=0, le=1, description="share of the steps, from the noise down, that are guided; null-text guides all"
+    )
     refine_iterations: int = Field(0, ge=0, le=50, description="fixed-point iterations per inversion step")
     refine_rounds: int = Field(
         0,
@@ -53,6 +56,19 @@ class InversionSettings(_Settings):
     min_gain: float = Field(
         0.05, ge=0, lt=1, description="a row stops once an iteration takes less than this share off its error; 0: never"
     )
+
+    def guides(self, step: int) -> bool:
+        """Whether a step 1..N is guided: there the layout and the content are found.
+
+        Guidance of the later steps only saturates colours (Kynkäänniemi et al., 2024). What null-text learns acts
+        through guidance alone, so that it guides at every step.
+        """
+        share = 1.0 if self.method == "null-text" else self.guidance_share
+        return share * self.num_inference_steps > self.num_inference_steps - step
+
+    def scale_at(self, step: int) -> float:
+        """The guidance scale at a step 1..N."""
+        return self.guidance_scale if self.guides(step) else 1.0
 
     @model_validator(mode="after")
     def _sensible(self) -> InversionSettings:

@@ -26,6 +26,7 @@ CHOICES: list[dict[str, Any]] = [
     *({"method": method, "embeddings": "shared"} for method in FITTED),
     *({"method": method, "embeddings": "per-segment", "segments": 2} for method in FITTED),
     *({"method": method, "refine_rounds": 1} for method in METHODS if method != "edit-friendly"),
+    *({"method": method, "guidance_share": 1.0} for method in METHODS),
 ]
 
 
