@@ -45,7 +45,7 @@ IMPORTERS: Final[dict[str, set[str]]] = {
     "s3fs": {"io"},
     "pyarrow": {"io", "cluster"},
     "PIL": {"io", "demo"},
-    "matplotlib": {"demo"},
+    "matplotlib": {"demo", "quality"},
     "typer": {"jobs"},
     "rich": {"jobs"},
 }
