@@ -131,7 +131,10 @@ def _diffedit(model: StableDiffusion, task: PeerTask, settings: Settings) -> Pee
 def _diffedit_mask(
     model: StableDiffusion, pipeline: Any, task: PeerTask, image: int, prompt: str, settings: Settings
 ) -> Tensor:
-    """Where one edit acts (h, w). The pipeline scales masks by their batch's mean, so that each is made alone."""
+    """Where one edit acts (h, w).
+
+    The pipeline measures differences by their batch's mean: each mask is made alone, and guidance has no say in it.
+    """
     if prompt == task.source_prompts[image]:  # equal predictions: the scale is 0 / 0
         size = model.encode_images(torch.zeros(1, 3, *task.images[image].shape[:2])).shape[-2:]
         return torch.ones(size)
@@ -140,8 +143,6 @@ def _diffedit_mask(
             _tensor([task.images[image]]),
             target_prompt=prompt,
             source_prompt=task.source_prompts[image],
-            # Any other would scale the differences and the mean that they are measured by alike.
-            guidance_scale=1.0,
             mask_encode_strength=settings["mask_encode_strength"],
             mask_thresholding_ratio=settings["mask_thresholding_ratio"],
             num_inference_steps=task.num_inference_steps,
@@ -239,7 +240,7 @@ PEERS: Final[Mapping[str, Peer]] = {
     "ledits++": Peer(
         "LEDITS++ (Brack et al., CVPR 2024, arXiv 2311.16711)",
         {
-            "concepts": ("target and source caption", "target caption", "changed words"),
+            "concepts": ("target caption", "changed words", "target and source caption"),
             "edit_guidance_scale": (3.0, 1.5, 6.0),
             "edit_threshold": (0.6, 0.3, 0.8),
             "skip": (0.15, 0.05, 0.3),

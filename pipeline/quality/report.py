@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
@@ -11,7 +12,7 @@ from pipeline.config import PRESETS
 from pipeline.demo.contact_sheet import draw_sheet
 from pipeline.models.peers import PEERS
 from pipeline.quality.cases import KINDS
-from pipeline.quality.quality_bench import Example, QualityBench, QualityReport, ours
+from pipeline.quality.quality_bench import UNEDITED, Example, QualityBench, QualityReport, ours
 from pipeline.quality.scores import BACKGROUND_DB, SUCCESS_DB
 
 _EXAMPLES: Final = 10
@@ -163,13 +164,9 @@ def _scatter(report: QualityReport, path: Path) -> None:
 
     figure = Figure(figsize=(9, 6), layout="constrained")
     axes = figure.add_subplot()
-    for name, kinds in report.systems.items():
-        inside, outside = kinds["all"]["inside_mean"], kinds["all"]["outside_mean"]
-        if inside is None or outside is None or name == "unedited":
-            continue
-        marker = "s" if name in report.peers else "o"
-        axes.scatter(outside, inside, marker=marker, label=name, s=60)
-        axes.annotate(name, (outside, inside), xytext=(5, 5), textcoords="offset points", fontsize=8)
+    for (outside, inside), names in _points(report).items():
+        axes.scatter(outside, inside, marker="s" if names[0] in report.peers else "o", s=60)
+        axes.annotate(", ".join(names), (outside, inside), xytext=(5, 5), textcoords="offset points", fontsize=8)
     axes.axvline(BACKGROUND_DB, linestyle="--", linewidth=1, color="grey")
     axes.set(
         xlabel="preservation: mean PSNR outside the changed region, dB",
@@ -178,3 +175,13 @@ def _scatter(report: QualityReport, path: Path) -> None:
     )
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=110)
+
+
+def _points(report: QualityReport) -> dict[tuple[float, float], list[str]]:
+    """Systems by their mean outside and inside; not the photographs themselves, whose outside is off any scale."""
+    points = defaultdict[tuple[float, float], list[str]](list)
+    for name, kinds in report.systems.items():
+        inside, outside = kinds["all"]["inside_mean"], kinds["all"]["outside_mean"]
+        if inside is not None and outside is not None and name != UNEDITED:
+            points[outside, inside].append(name)
+    return points

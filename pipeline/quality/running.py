@@ -60,7 +60,7 @@ class Chunk:
             return self._edited(system)
         if isinstance(system, PeerSystem):
             return self._edited_by_peer(system)
-        return Part(np.stack([case.image for case in self.cases]), [Measured()] * len(self.cases))
+        return _part([case.image for case in self.cases], [Measured()] * len(self.cases))
 
     @property
     def _photographs(self) -> list[Case]:
@@ -90,7 +90,7 @@ class Chunk:
         measured = [
             Measured(i.recon_psnr, i.vae_psnr, i.seconds, seconds, monotone.get(n)) for n, i in enumerate(inversions)
         ]
-        return Part(np.stack(outputs), measured)
+        return _part(outputs, measured)
 
     def _outputs(
         self, system: System, cases: Sequence[Case], inversions: Sequence[Inversion], strength: float
@@ -139,7 +139,7 @@ class Chunk:
                 recon = psnr(unedited / 255, photograph.image / 255)
                 outputs += edits
                 measured += [Measured(recon, None, inversion, edit)] * len(edits)
-        return Part(np.stack(outputs), measured)
+        return _part(outputs, measured)
 
 
 def monotonicity(case: Case, outputs: Sequence[Pixels]) -> float:
@@ -153,6 +153,11 @@ def monotonicity(case: Case, outputs: Sequence[Pixels]) -> float:
     steps = np.diff(distances).tolist()
     least = max(0.0, (distances[-1] - distances[0]) / len(steps) / 10)
     return sum(step > least for step in steps) / len(steps)
+
+
+def _part(outputs: Sequence[Pixels], measured: list[Measured]) -> Part:
+    # In one memory order, so that sums over a part are the same before and after it was stored.
+    return Part(np.ascontiguousarray(np.stack(outputs)), measured)
 
 
 def _distance(case: Case, output: Pixels) -> float:
