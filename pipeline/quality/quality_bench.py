@@ -121,7 +121,7 @@ class QualityBench:
                 self._tune(name)
         chunks = _seeds(range(self._extent.scenes))
         for k, seeds in enumerate(chunks):
-            self._measure(seeds, f"{k + 1} of {len(chunks)}")
+            self._measure(seeds, f"part {k + 1} of {len(chunks)}")
         ran = [name for name in self._names if name not in self._skipped]
         return QualityReport(
             scenes=self._extent.scenes,

@@ -15,7 +15,7 @@ from pipeline.methods import METHODS
 
 _ROOT: Final = Path(__file__).parent.parent
 _CASES: Final = ("demo/render.py", "demo/scene.py", "demo/shapes.py", "demo/surfaces.py", "quality/cases.py")
-_ENGINE: Final = ("batch.py", "editor.py", "diffusion", "methods", "models/stable_diffusion.py")
+_ENGINE: Final = ("batch.py", "config.py", "editor.py", "diffusion", "methods", "models/stable_diffusion.py")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +72,9 @@ def system_key(system: AnySystem) -> str:
 @lru_cache
 def _code(*names: str) -> str:
     """sha256 over the sources of modules and packages of ours: changed code makes other results."""
-    files = sorted(
-        file for name in names for file in ((_ROOT / name).rglob("*.py") if "." not in name else [_ROOT / name])
-    )
-    running = _ROOT / "quality" / "running.py"
-    return sha256_hex(b"".join(file.read_bytes() for file in [running, *files]))
+    files = [_ROOT / "quality" / "running.py", *(file for name in names for file in _sources(_ROOT / name))]
+    return sha256_hex(b"".join(file.read_bytes() for file in files))
+
+
+def _sources(path: Path) -> list[Path]:
+    return sorted(path.rglob("*.py")) if path.is_dir() else [path]
