@@ -36,7 +36,7 @@ def test_quality_writes_figures_and_a_report(model: str, tmp_path: Path) -> None
     figures = json.loads((tmp_path / "quality.json").read_text())
     assert figures["systems"].keys() == {"unedited"}
     assert "| unedited | 0%" in done.stdout
-    assert "| unedited | 0%" in (tmp_path / "report" / "table.md").read_text()
+    assert "| unedited | 0%" in (report / "table.md").read_text()
 
 
 def test_an_unknown_system_is_refused_in_one_line(model: str, tmp_path: Path) -> None:
