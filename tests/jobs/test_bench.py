@@ -20,17 +20,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def test_quality_writes_figures_and_a_report(model: str, tmp_path: Path) -> None:
     """The chosen systems are measured; figures go to the JSON file, the table to the report and to the screen."""
-    words = [
-        "--model",
-        model,
-        "--scenes",
-        "1",
-        "--quick",
-        "--systems",
-        "unedited",
-        "--report",
-        str(tmp_path / "report"),
-    ]
+    report = tmp_path / "report"
+    words = ["--model", model, "--scenes", "1", "--quick", "--systems", "unedited", "--report", str(report)]
     done = CliRunner().invoke(relatent, ["bench", "quality", *words, "--json", str(tmp_path / "quality.json")])
     assert done.exit_code == 0, done.output
     figures = json.loads((tmp_path / "quality.json").read_text())
