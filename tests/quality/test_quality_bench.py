@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from pipeline.errors import JobError
+from pipeline.models.peers import PEERS, Peer
 from pipeline.models.stable_diffusion import StableDiffusion
 from pipeline.quality.cases import KINDS
 from pipeline.quality.quality_bench import Extent, QualityBench
-from pipeline.quality.report import write_report
+from pipeline.quality.report import as_markdown, write_report
 from pipeline.quality.running import Chunk
 from pipeline.quality.systems import System, own_systems, system_key
 from tests.small_model import save_small_model
@@ -61,6 +64,21 @@ def test_a_benchmark_measures_resumes_and_reports(
         path.name for path in tmp_path.iterdir()
     }
     assert "| two | fast |" in (tmp_path / "table.md").read_text()
+
+
+def test_peers_are_tuned_on_scenes_of_their_own(
+    model: StableDiffusion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every candidate is tried on tuning scenes; the best runs on the benchmark's, and the report lists them all."""
+    knobs = {"strength": (0.1, 0.2), "guidance_scale": (1.0,)}
+    monkeypatch.setitem(cast("dict[str, Peer]", PEERS), "img2img", replace(PEERS["img2img"], knobs=knobs))
+    said: list[str] = []
+    report = QualityBench(model, tmp_path, Extent(1, 1), ["img2img"], say=said.append).measure()
+    tuned = report.peers["img2img"]
+    assert [c.settings["strength"] for c in tuned.candidates] == [0.1, 0.2]
+    assert tuned.settings == max(tuned.candidates, key=lambda c: c.worth).settings
+    assert [line.split(",")[0] for line in said] == ["img2img: tuning"] * 2 + ["img2img: part 1 of 1"]
+    assert as_markdown(report).count("strength 0.2, guidance_scale 1.0") >= 1
 
 
 def test_keys_are_settings_and_not_names() -> None:
