@@ -13,7 +13,7 @@ from typing import Any, Final
 import torch
 
 from pipeline.config import PRESETS
-from pipeline.errors import JobError, RelatentError
+from pipeline.errors import JobError
 from pipeline.keys import canonical_json, content_key
 from pipeline.models.peers import PEERS
 from pipeline.models.stable_diffusion import StableDiffusion
@@ -178,32 +178,26 @@ class QualityBench:
 
         try:
             self._peers[name] = tune(knobs, worth_of) if chunks else untuned(knobs)
-        except Exception as error:  # noqa: BLE001 - see _run_or_skip
+        except _PeerError as error:
             self._skip(name, error)
 
     def _run_or_skip(self, name: str, system: AnySystem, chunk: Chunk, which: str) -> Part | None:
         try:
             return self._part(name, system, chunk, which)
-        except RelatentError:
-            raise
-        except Exception as error:
-            # A peer is other people's code, which need not run on every model; what is ours has to.
-            if not isinstance(system, PeerSystem):
-                raise
+        except _PeerError as error:
             self._skip(name, error)
             return None
 
-    def _skip(self, name: str, error: Exception) -> None:
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        self._skipped[name] = reason
-        self._say(f"{name}: skipped ({reason})")
+    def _skip(self, name: str, error: _PeerError) -> None:
+        self._skipped[name] = str(error)
+        self._say(f"{name}: skipped ({error})")
 
     def _part(self, name: str, system: AnySystem, chunk: Chunk, which: str) -> Part:
         key = self._key(system, chunk.seeds)
         part = self._parts.load(key)
         if part is None:
             began = time.perf_counter()
-            part = chunk.run(system)
+            part = _run(chunk, system)
             self._parts.save(key, part)
             self._say(f"{name}: {which}, {len(part.outputs)} edits, {time.perf_counter() - began:.1f} s")
         return part
@@ -218,6 +212,19 @@ class QualityBench:
                 "seeds": [seeds.start, seeds.stop],
             }
         )
+
+
+class _PeerError(Exception):
+    """A peer could not run; its text says why, in one line."""
+
+
+def _run(chunk: Chunk, system: AnySystem) -> Part:
+    if not isinstance(system, PeerSystem):
+        return chunk.run(system)
+    try:
+        return chunk.run(system)
+    except Exception as error:  # other people's code, which need not run on every model
+        raise _PeerError(f"{type(error).__name__}: {' '.join(str(error).split())}") from error
 
 
 def _seeds(seeds: range) -> list[range]:

@@ -42,5 +42,5 @@ def tune(knobs: Mapping[str, tuple[Any, ...]], worth_of: Callable[[Settings], fl
         turned = [{**best.settings, name: value} for value in values[1:]]
         found = [Candidate(settings, worth_of(settings)) for settings in turned]
         tried += found
-        best = max(best, *found, key=lambda candidate: candidate.worth)
+        best = max([best, *found], key=lambda candidate: candidate.worth)
     return Tuned(best.settings, tried)

@@ -74,6 +74,7 @@ def test_peers_are_tuned_on_scenes_of_their_own(
     monkeypatch.setitem(cast("dict[str, Peer]", PEERS), "img2img", replace(PEERS["img2img"], knobs=knobs))
     said: list[str] = []
     report = QualityBench(model, tmp_path, Extent(1, 1), ["img2img"], say=said.append).measure()
+    assert report.skipped == {}
     tuned = report.peers["img2img"]
     assert [c.settings["strength"] for c in tuned.candidates] == [0.1, 0.2]
     assert tuned.settings == max(tuned.candidates, key=lambda c: c.worth).settings
