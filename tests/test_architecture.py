@@ -46,7 +46,7 @@ IMPORTERS: Final[dict[str, set[str]]] = {
     "s3fs": {"io"},
     "pyarrow": {"io", "cluster"},
     "PIL": {"io", "demo"},
-    "matplotlib": {"demo"},
+    "matplotlib": {"demo", "quality"},
     "typer": {"jobs"},
     "rich": {"jobs"},
 }
