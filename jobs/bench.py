@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,20 +21,41 @@ _Model = Annotated[str | None, typer.Option("--model", help="diffusers folder or
 
 @bench.command()
 def quality(
-    scenes: Annotated[int, typer.Option(min=1, help="held-out scenes; each is edited in every way")] = 64,
+    scenes: Annotated[int | None, typer.Option(min=1, help="held-out scenes; each is edited in every way")] = None,
+    systems: Annotated[str | None, typer.Option(help="only these, separated by commas (default: all)")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="images that go through the network together")] = 32,
     model: _Model = None,
+    report: Annotated[Path, typer.Option(help="folder of the table, the pictures, and the parts done so far")] = Path(
+        "out/bench-quality"
+    ),
     json_file: _Json = None,
+    *,
+    quick: Annotated[bool, typer.Option("--quick", help="a few scenes, and peers untuned")] = False,
 ) -> None:
-    """Reconstruction, and edits against the true edited image, for every system."""
+    """Edits against the true edited image, by every method and preset and by other people's editors.
+
+    Goes on where it was stopped.
+    """
 
     def measure() -> int:
-        from pipeline.editor import Editor  # torch takes seconds to import
-        from pipeline.quality.quality_bench import as_markdown, measure_quality
+        from pipeline.models.stable_diffusion import StableDiffusion  # torch takes seconds to import
+        from pipeline.quality.quality_bench import FULL, QUICK, QualityBench
+        from pipeline.quality.report import summary, write_report
 
-        report = measure_quality(Editor.from_pretrained(model), scenes, batch_size)
-        typer.echo(as_markdown(report))
-        _write(json_file, report.as_json())
+        extent = QUICK if quick else FULL
+        run = QualityBench(
+            StableDiffusion.from_pretrained(model, None, None),
+            report / "parts",
+            extent if scenes is None else replace(extent, scenes=scenes),
+            [] if systems is None else [name.strip() for name in systems.split(",")],
+            batch_size,
+            say=lambda line: typer.echo(line, err=True),
+        )
+        figures = run.measure()
+        _write(json_file, figures.as_json())
+        for line in write_report(run, figures, report):
+            typer.echo(line, err=True)
+        typer.echo(summary(figures))
         return DONE
 
     exits(measure)

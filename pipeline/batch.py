@@ -170,6 +170,7 @@ def edit_batch(
         tensors,
         replace(conditions, mask=mask),
         along_source=settings.interpolation == "source-to-target",
+        guides=inversion_settings.guides,
         skip=settings.skip,
     )
     edited = model.decode_latents(z_0).cpu()

@@ -46,6 +46,9 @@ class InversionSettings(_Settings):
     )
     num_inference_steps: int = Field(50, ge=1, le=1000, description="steps from the image to noise, and back")
     guidance_scale: float = Field(1.5, ge=0, le=30, description="guidance at which embeddings are fitted")
+    guidance_share: float = Field(
+        0.5, ge=0, le=1, description="share of the steps, from the noise down, that are guided; null-text guides all"
+    )
     refine_iterations: int = Field(0, ge=0, le=50, description="fixed-point iterations per inversion step")
     refine_rounds: int = Field(
         0,
@@ -64,12 +67,25 @@ class InversionSettings(_Settings):
         0.05, ge=0, lt=1, description="a row stops once an iteration takes less than this share off its error; 0: never"
     )
 
+    def guides(self, step: int) -> bool:
+        """Whether a step 1..N is guided: there the layout and the content are found.
+
+        Guidance of the later steps only saturates colours (Kynkäänniemi et al., 2024). What null-text learns acts
+        through guidance alone, so that it guides at every step.
+        """
+        share = 1.0 if self.method == "null-text" else self.guidance_share
+        return share * self.num_inference_steps > self.num_inference_steps - step
+
+    def scale_at(self, step: int) -> float:
+        """The guidance scale at a step 1..N."""
+        return self.guidance_scale if self.guides(step) else 1.0
+
     @model_validator(mode="after")
     def _sensible(self) -> InversionSettings:
         """Refuse combinations in which a setting could not do what it says."""
         if self.method == "null-text" and self.guidance_scale == 1:
             raise ValueError("null-text: expected a guidance scale other than 1; at 1 the learned embedding has no say")
-        if self.method == "prompt-tuning" and self.guidance_scale == 0:
+        if self.method == "prompt-tuning" and self.guidance_scale == 0 and self.guidance_share == 1:
             raise ValueError("prompt-tuning: expected a guidance scale above 0; at 0 the learned embedding has no say")
         for name in sorted(unused_by(self.method)):
             value, default = getattr(self, name), InversionSettings.model_fields[name].default
@@ -85,8 +101,9 @@ class InversionSettings(_Settings):
 
     def identity(self) -> dict[str, Any]:
         """The settings that change what the method finds; goes into keys."""
-        segments = frozenset[str]() if self.embeddings == "per-segment" else frozenset({"segments"})
-        return self.model_dump(exclude=set(unused_by(self.method) | segments))
+        segments = () if self.embeddings == "per-segment" else ("segments",)
+        share = ("guidance_share",) if self.method == "null-text" else ()  # it guides every step
+        return self.model_dump(exclude={*unused_by(self.method), *segments, *share})
 
 
 def unused_by(method: str) -> frozenset[str]:

@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
-from pipeline.config import (
-    FITTED,
-    JOINT_ITERATIONS,
-    MASK_LEVELS,
-    Controls,
-    EditSettings,
-    InversionSettings,
-    JobConfig,
-)
+from pipeline.config import Controls, EditSettings, JobConfig
+from pipeline.cost import edit_cost, inversion_cost
 from pipeline.errors import JobError, RowError
 from pipeline.io import storage
 from pipeline.io.manifest import (
@@ -240,17 +232,16 @@ def remainder(plan: Plan) -> tuple[int, int]:
 
 def escalation_work_of(plan: Plan) -> int:
     """Network evaluations, at most, that an image takes beyond `work_of` where its reconstruction stays short."""
-    return sum(s.num_inference_steps * _per_step(s) for s in plan.config.escalations.values())
+    return sum(map(inversion_cost, plan.config.escalations.values()))
 
 
 def work_of(plan: Plan) -> tuple[int, int]:
     """Network evaluations, at most, of one inversion and of one edit; a gradient step counts as three."""
-    steps = plan.config.inversion.num_inference_steps
-    jobs = plan.config.edit
-    held = max((_held(jobs.controls(_as_edit(row))) for row in plan.prompts), default=_held(jobs))
-    mask = 0 if plan.config.edit.mask == "none" else 2 * len(MASK_LEVELS)
-    # Guidance takes two; where a control holds an edit to its source, the source beside it takes two more.
-    return steps * _per_step(plan.config.inversion), 2 * steps + 2 * math.ceil(held * steps) + mask
+    inversion, edit = plan.config.inversion, plan.config.edit
+    held = max((_held(edit.controls(_as_edit(row))) for row in plan.prompts), default=_held(edit))
+    scales = {inversion.guidance_scale if row.guidance_scale is None else row.guidance_scale for row in plan.prompts}
+    guided = bool((scales or {inversion.guidance_scale}) - {1})
+    return inversion_cost(inversion), edit_cost(inversion, edit, held, guided=guided)
 
 
 def _as_edit(row: PromptRow) -> Edit:
@@ -268,22 +259,3 @@ def _as_edit(row: PromptRow) -> Edit:
 
 def _held(controls: Controls | EditSettings) -> float:
     return max(controls.hold_structure, controls.hold_self_attention, controls.hold_cross_attention)
-
-
-def _per_step(settings: InversionSettings) -> int:
-    """Network evaluations per step of an inversion: to the noise, back, and again for each round of refinement."""
-    down = _down(settings)
-    if settings.method == "edit-friendly":  # its way to the noise needs no network
-        return down
-    again = 2 * (1 + max(JOINT_ITERATIONS, settings.refine_iterations)) + down
-    return 1 + settings.refine_iterations + down + settings.refine_rounds * again
-
-
-def _down(settings: InversionSettings) -> int:
-    """Network evaluations per step of finding what brings a method back from the noise."""
-    if settings.method == "negative-prompt":
-        return 1
-    if settings.method not in FITTED:
-        return 2
-    # One embedding per step keeps the other branch of guidance over a step's iterations; one for several cannot.
-    return 2 + (3 if settings.embeddings == "per-step" else 4) * settings.max_iterations

@@ -21,7 +21,8 @@ ARROWS: Final[dict[str, set[str]]] = {
     "jobs": {"cluster", "planning", "io", "editor", "models", "quality", "report", "demo"},
     "cluster": {"stages", "planning", "io", "models"},
     "stages": {"planning", "editor", "batch", "io", "diffusion"},
-    "planning": {"io", "models"},
+    "planning": {"io", "models", "cost"},
+    "cost": set(),
     "editor": {"batch", "models", "diffusion", "io"},
     "batch": {"methods", "models", "diffusion"},
     "methods": {"diffusion"},
@@ -45,7 +46,7 @@ IMPORTERS: Final[dict[str, set[str]]] = {
     "s3fs": {"io"},
     "pyarrow": {"io", "cluster"},
     "PIL": {"io", "demo"},
-    "matplotlib": {"demo"},
+    "matplotlib": {"demo", "quality"},
     "typer": {"jobs"},
     "rich": {"jobs"},
 }

@@ -47,7 +47,7 @@ def contact_sheet(output: str, prompts: Sequence[PromptRow], model: StableDiffus
         ]
         for row in images
     ]
-    return _drawn(labels, cells)
+    return draw_sheet(labels, cells)
 
 
 def reconstruction(tensors: bytes, model: StableDiffusion) -> _Pixels:
@@ -65,17 +65,26 @@ def _picture(uri: str) -> _Pixels | None:
         raise
 
 
-def _drawn(labels: Sequence[str], cells: Sequence[Sequence[_Pixels | None]]) -> bytes:
-    pitch = _CELL + _GAP
-    sheet = Image.new("RGB", (_GAP + pitch * len(labels), _GAP + _LABEL + pitch * len(cells)), _PAPER)
+def draw_sheet(
+    labels: Sequence[str],
+    cells: Sequence[Sequence[_Pixels | None]],
+    captions: Sequence[Sequence[str]] | None = None,
+) -> bytes:
+    """Draw pictures uint8 (h, w, 3) in rows under their columns' labels, with a caption below each if given: PNG."""
+    pitch, row_pitch = _CELL + _GAP, _CELL + _GAP + (_LABEL if captions else 0)
+    sheet = Image.new("RGB", (_GAP + pitch * len(labels), _GAP + _LABEL + row_pitch * len(cells)), _PAPER)
     draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(size=11)
     for column, label in enumerate(labels):
         draw.text((_GAP + column * pitch, _GAP), label, fill=_INK, font=font)
     for row, pictures in enumerate(cells):
+        top = _GAP + _LABEL + row * row_pitch
         for column, pixels in enumerate(pictures):
+            left = _GAP + column * pitch
             if pixels is not None:
-                sheet.paste(_fitted(pixels), (_GAP + column * pitch, _GAP + _LABEL + row * pitch))
+                sheet.paste(_fitted(pixels), (left, top))
+            if captions:
+                draw.text((left, top + _CELL), captions[row][column], fill=_INK, font=font)
     buffer = io.BytesIO()
     sheet.save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()

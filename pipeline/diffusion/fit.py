@@ -33,10 +33,11 @@ class FitSettings:
     """Budget of a fit: Adam's first rate, its iterations per embedding at most, and when a row has enough.
 
     A row has enough once its error is below `tolerance`, or once an iteration took less than the share `min_gain`
-    off it (0: never). `branch` names the branch of guidance whose embedding is learned; the other's is given and stays.
+    off it (0: never). `guidance_scales` are those of steps 1..N. `branch` names the branch of guidance whose embedding
+    is learned; the other's is given and stays.
     """
 
-    guidance_scale: float
+    guidance_scales: tuple[float, ...]
     max_iterations: int
     learning_rate: float
     tolerance: float
@@ -103,7 +104,7 @@ def _fit_step(
     """Fit the embeddings of one step → (landed latents, embeddings, iterations and convergence per row)."""
     n = len(z)
     steps = torch.full((n,), step, device=z.device)
-    constant = _constant_branch(predict, z, steps, other)
+    constant = _constant_branch(predict, z, step, other, settings)
     landed, fitted, least = torch.empty_like(goal), warm.clone(), torch.full((n,), torch.inf, device=z.device)
     taken, enough = torch.zeros(n, dtype=torch.long), torch.zeros(n, dtype=torch.bool)
     active, rows, adam, before = torch.arange(n, device=z.device), warm, Adam.of(warm), least.clone()
@@ -111,7 +112,8 @@ def _fit_step(
         last = iteration == settings.max_iterations
         rows = rows.detach().requires_grad_(not last)
         with torch.set_grad_enabled(not last):
-            output = _guided(constant[active], predict(z[active], steps[active], rows), settings)
+            learned = predict(z[active], steps[active], rows)
+            output = _guided(None if constant is None else constant[active], learned, step, settings)
             arrived = step_down(z[active], output, schedule, step)
             losses = (arrived - goal[active]).square().mean(dim=(1, 2, 3))
         # Not-a-number is no loss to keep nor one to stop at: it shows in the landing, and fails the row.
@@ -224,17 +226,22 @@ def _fit_segment(
 def _guided_output(
     predict: PredictAt, z: Tensor, step: int, rows: Tensor, other: Tensor, settings: FitSettings
 ) -> Tensor:
-    steps = torch.full((len(z),), step, device=z.device)
-    constant = _constant_branch(predict, z, steps, other)
-    return _guided(constant, predict(z, steps, rows), settings)
+    constant = _constant_branch(predict, z, step, other, settings)
+    return _guided(constant, predict(z, torch.full((len(z),), step, device=z.device), rows), step, settings)
 
 
-def _guided(constant: Tensor, learned: Tensor, settings: FitSettings) -> Tensor:
+def _guided(constant: Tensor | None, learned: Tensor, step: int, settings: FitSettings) -> Tensor:
+    if constant is None:
+        return learned.float()
+    scale = settings.guidance_scales[step - 1]
     if settings.branch == "conditional":
-        return guided(constant, learned.float(), settings.guidance_scale)
-    return guided(learned.float(), constant, settings.guidance_scale)
+        return guided(constant, learned.float(), scale)
+    return guided(learned.float(), constant, scale)
 
 
-def _constant_branch(predict: PredictAt, z: Tensor, steps: Tensor, other: Tensor) -> Tensor:
+def _constant_branch(predict: PredictAt, z: Tensor, step: int, other: Tensor, settings: FitSettings) -> Tensor | None:
+    """The output of the branch whose embedding stays; None where guidance is 1, and the conditional one is all."""
+    if settings.guidance_scales[step - 1] == 1 and settings.branch == "conditional":
+        return None
     with torch.no_grad():
-        return predict(z, steps, other.expand(len(z), -1, -1)).float()
+        return predict(z, torch.full((len(z),), step, device=z.device), other.expand(len(z), -1, -1)).float()

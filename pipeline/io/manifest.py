@@ -122,8 +122,8 @@ def check_plan(
 ) -> tuple[Refusal, ...]:
     """Refuse prompt rows that do not fit the images or the job.
 
-    An unknown column, an image that no row has, or a guidance at which what the row says has no say; `fitted_scale` is
-    that of rows without one of their own, where it is one for all images.
+    An unknown column, an image that no row has, or a guidance at which the negative prompt has no say; `fitted_scale`
+    is that of rows without one of their own, where it is one for all images.
     """
     columns = set(images.table.column_names)
     ids = images.table.column("image_id")
@@ -136,8 +136,6 @@ def check_plan(
 
 def _without_say(row: PromptRow, fitted_scale: float | None) -> Iterator[str]:
     scale = fitted_scale if row.guidance_scale is None else row.guidance_scale
-    if scale == 0:
-        yield "guidance_scale: expected above 0; at 0 the prompt has no say"
     if scale == 1 and row.negative_prompt:
         yield "negative_prompt: expected a guidance scale other than 1; at 1 it has no say"
 

@@ -50,10 +50,13 @@ class Task:
 
     @torch.no_grad()
     def predict_guided(self, z: Tensor, step: int, unconditional: Tensor, conditional: Tensor) -> Tensor:
-        """The same, guided from one embedding (n, tokens, width) to another."""
+        """The same, guided as the settings say from one embedding (n, tokens, width) to another."""
+        scale = self.settings.scale_at(step)
+        if scale == 1:
+            return self.network.predict(z, self.schedule.timesteps[step - 1].expand(len(z)), conditional)
         timestep = self.schedule.timesteps[step - 1].expand(2 * len(z))
         outputs = self.network.predict(torch.cat((z, z)), timestep, torch.cat((unconditional, conditional)))
-        return guided(outputs[: len(z)], outputs[len(z) :], self.settings.guidance_scale)
+        return guided(outputs[: len(z)], outputs[len(z) :], scale)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -79,13 +79,15 @@ def edit_latents(
     conditions: Conditions,
     *,
     along_source: bool,
+    guides: Callable[[int], bool],
     skip: float = 0.0,
 ) -> Tensor:
     """Synthesise n edits (n, c, h, w) from stored tensors, each (n, …).
 
     The inverted noise holds the structure, the interpolated embedding carries the meaning, and outside
     the mask every step returns to the source's own trajectory. `along_source` moves embeddings by
-    target − source where a source prompt is known; `skip` leaves out that share of the steps, from the noise down.
+    target − source where a source prompt is known; `guides` says which steps are guided, the others follow the prompts
+    alone; `skip` leaves out that share of the steps, from the noise down.
 
     During its shares of the steps a row also takes shapes and attention from its source, which runs beside it as it
     was inverted: at strength 0, with the guidance of the inversion and no negative prompt. An edit with these is one
@@ -108,18 +110,22 @@ def edit_latents(
             for share in (conditions.hold_structure, conditions.hold_self_attention, conditions.hold_cross_attention)
         )
         held = (structure | within | across).nonzero()[:, 0]
-        edits = torch.arange(n, device=z.device)
-        rows = torch.cat((edits, n + held))
-        outputs = network.predict(
-            torch.cat((z[rows], z[rows])),
-            schedule.timesteps[step - 1].expand(2 * len(rows)),
-            torch.cat((away, unconditional[held], edited, learned[held])),
-            Control(taken_from(n, held, structure), taken_from(n, held, within), mixed_at(mixing, n, held, across)),
-        )
-        output = torch.zeros_like(z)
-        m = len(rows)
+        rows = torch.cat((torch.arange(n, device=z.device), n + held))
         scales = torch.cat((conditions.guidance_scale, conditions.fitted_scale[held]))
-        output[rows] = guided(outputs[:m], outputs[m:], scales)
+        branches = [torch.cat((edited, learned[held]))]
+        if guides(step) and bool((scales != 1).any()):
+            branches.insert(0, torch.cat((away, unconditional[held])))
+        b = len(branches)
+        outputs = network.predict(
+            z[rows].repeat(b, 1, 1, 1),
+            schedule.timesteps[step - 1].expand(b * len(rows)),
+            torch.cat(branches),
+            Control(
+                taken_from(n, held, structure, b), taken_from(n, held, within, b), mixed_at(mixing, n, held, across, b)
+            ),
+        ).chunk(b)
+        output = torch.zeros_like(z)
+        output[rows] = outputs[0] if b == 1 else guided(outputs[0], outputs[1], scales)
         return output
 
     def corrected(z: Tensor, step: int) -> Tensor:

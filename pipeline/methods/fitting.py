@@ -21,7 +21,7 @@ def fitted(
         return task.network.predict(z, schedule.timesteps[steps - 1], embedding)
 
     budget = FitSettings(
-        settings.guidance_scale,
+        tuple(settings.scale_at(step) for step in range(1, schedule.num_inference_steps + 1)),
         settings.max_iterations,
         settings.learning_rate,
         settings.tolerance,

@@ -1,7 +1,8 @@
 """Who takes what from whom while n edits run with their held sources beside them.
 
-A call of the network has the rows of guidance's unconditional branch, then those of its conditional one; each branch
-has the n edits, then the sources of those that are held at that step. Words are the conditional branch's alone.
+A call of the network has the rows of guidance's unconditional branch, if the step is guided, then those of its
+conditional one; each branch has the n edits, then the sources of those that are held at that step. Words are the
+conditional branch's alone.
 """
 
 from __future__ import annotations
@@ -44,23 +45,24 @@ def mixing_of(wording: Wording, strength: Tensor) -> Mixing:
     return Mixing(taken * gains[:, None], s * wording.kept * gains, gains, bool((gains != 1).any()))
 
 
-def taken_from(n: int, held: Tensor, active: Tensor) -> Tensor | None:
-    """The row that each row of both branches takes from: of the `held` edits, those `active` (n,) from their source."""
+def taken_from(n: int, held: Tensor, active: Tensor, branches: int) -> Tensor | None:
+    """The row that each row of all branches takes from: of the `held` edits, those `active` (n,) from their source."""
     taking = active[held]
     if not bool(taking.any()):
         return None
     branch = torch.arange(n + len(held), device=held.device)
     branch[held[taking]] = branch[n:][taking]
-    return torch.cat((branch, len(branch) + branch))
+    return torch.cat([i * len(branch) + branch for i in range(branches)])
 
 
-def mixed_at(mixing: Mixing, n: int, held: Tensor, active: Tensor) -> CrossAttention | None:
+def mixed_at(mixing: Mixing, n: int, held: Tensor, active: Tensor, branches: int) -> CrossAttention | None:
     """The cross-attention of such a call: `active` (n,) edits take their sources' maps, and weights hold always."""
     taking = active[held]
     if not mixing.weighted and not bool(taking.any()):
         return None
-    rows, conditional = held[taking], n + len(held)
-    own = torch.ones(2 * conditional, mixing.gains.shape[-1], device=held.device)
+    rows, branch = held[taking], n + len(held)
+    conditional = (branches - 1) * branch
+    own = torch.ones(branches * branch, mixing.gains.shape[-1], device=held.device)
     own[conditional : conditional + n] = torch.where(active[:, None], mixing.kept, mixing.gains)
     sources = conditional + n + taking.nonzero()[:, 0]
     return CrossAttention(own, conditional + rows, sources, mixing.taken[rows])

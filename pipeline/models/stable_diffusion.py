@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -159,6 +159,22 @@ class StableDiffusion:
                 stack.enter_context(processed_by(self._unet, ControlledAttention(control, watched)))
             output = self._unet(z, timestep, encoder_hidden_states=embedding).sample
         return output.float()  # type: ignore[no-any-return]
+
+    def as_pipeline(self, kind: Any, scheduler: Callable[[Any], Any], **parts: Any) -> Any:
+        """These very networks as another of diffusers' pipelines, of class `kind`; `scheduler` makes its own."""
+        pipeline = kind(
+            vae=self._vae,
+            unet=self._unet,
+            text_encoder=self._text_encoder,
+            tokenizer=self._tokenizer,
+            scheduler=scheduler(self._scheduler_config),
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+            **parts,
+        )
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
 
     @contextlib.contextmanager
     def _structure(self, structure_of: Tensor | None) -> Iterator[None]:

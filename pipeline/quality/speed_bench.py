@@ -16,7 +16,7 @@ from pipeline.batch import EditRequest
 from pipeline.config import EditSettings, InversionSettings
 from pipeline.editor import Editor, published
 from pipeline.errors import RowError
-from pipeline.quality.benchmark import Case, held_out_cases
+from pipeline.quality.cases import Case, held_out_cases
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class SpeedReport:
 
 def measure_speed(editor: Editor, n_images: int, settings: InversionSettings) -> SpeedReport:
     """Invert and edit `n_images` held-out photographs in one batch, then one by one."""
-    cases = [c for c in held_out_cases(n_images, editor.working_size(1, 1)[0]) if c.kind == "colour"]
+    cases = [c for c in held_out_cases(range(n_images), editor.working_size(1, 1)[0]) if c.kind == "colour"]
     _edited(editor, cases[:1], settings.model_copy(update={"num_inference_steps": 2}))  # first calls pay set-up
     began = time.perf_counter()
     batched = _edited(editor, cases, settings)

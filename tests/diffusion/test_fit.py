@@ -60,8 +60,8 @@ def _problem(
 
 
 def _settings(**changes: float) -> FitSettings:
-    values = {"guidance_scale": 3.0, "max_iterations": 12, "learning_rate": 5e-2, "tolerance": 1e-4} | changes
-    return FitSettings(**values)  # type: ignore[arg-type]
+    values = {"max_iterations": 12, "learning_rate": 5e-2, "tolerance": 1e-4} | changes
+    return FitSettings(guidance_scales=(values.pop("guidance_scale", 3.0),) * STEPS, **values)  # type: ignore[arg-type]
 
 
 def _error(fit: Fit, trajectory: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ CHOICES: list[dict[str, Any]] = [
     *({"method": method, "embeddings": "shared"} for method in FITTED),
     *({"method": method, "embeddings": "per-segment", "segments": 2} for method in FITTED),
     *({"method": method, "refine_rounds": 1} for method in METHODS if method != "edit-friendly"),
+    *({"method": method, "guidance_share": 1.0} for method in METHODS),
 ]
 
 
@@ -279,7 +280,7 @@ def test_a_negative_prompt_inversion_needs_no_fit_at_any_guidance(editor: Editor
     ("choice", "said"),
     [
         ({"method": "null-text", "guidance_scale": 1.0}, "expected a guidance scale other than 1"),
-        ({"guidance_scale": 0.0}, "expected a guidance scale above 0"),
+        ({"guidance_scale": 0.0, "guidance_share": 1.0}, "expected a guidance scale above 0"),
         ({"method": "ddim", "embeddings": "shared"}, "ddim: expected no embeddings, as it fits nothing; got shared"),
         ({"method": "negative-prompt", "embeddings": "per-segment"}, "it fits nothing"),
         ({"method": "null-text", "embeddings": "per-segment", "num_inference_steps": 4}, "at most one per step, 4"),
@@ -321,5 +322,6 @@ def test_settings_without_use_are_no_part_of_the_identity() -> None:
         "method",
         "num_inference_steps",
         "guidance_scale",
+        "guidance_share",
     }
     assert InversionSettings().identity() == InversionSettings().model_dump(exclude={"segments"})
