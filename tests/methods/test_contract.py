@@ -26,8 +26,8 @@ CHOICES: list[dict[str, Any]] = [
     *({"method": method, "embeddings": "shared"} for method in FITTED),
     *({"method": method, "embeddings": "per-segment", "segments": 2} for method in FITTED),
     *({"method": method, "refine_rounds": 1} for method in METHODS if method != "edit-friendly"),
-    *({"method": method, "guidance_share": 1.0} for method in METHODS),
 ]
+HALF_GUIDED: list[dict[str, Any]] = [{"method": method, "guidance_share": 0.5} for method in METHODS]
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,8 @@ def inversions(editor: Editor) -> dict[str, list[Inversion]]:
 
 def _settings(choice: dict[str, Any]) -> InversionSettings:
     budget = {"max_iterations": 3} if choice["method"] in FITTED else {}
-    return InversionSettings(**{"num_inference_steps": STEPS, "guidance_scale": 3.0} | budget | choice)
+    every_step = {"num_inference_steps": STEPS, "guidance_scale": 3.0, "guidance_share": 1.0}
+    return InversionSettings(**every_step | budget | choice)
 
 
 def _name(choice: dict[str, Any]) -> str:
@@ -148,7 +149,7 @@ def test_its_edits_differ_and_stay_pictures(editor: Editor, inversions: dict[str
         pictures = [_edited(editor, inversion, **request) for request in requests]
         for i, one in enumerate(pictures):
             assert np.isfinite(one).all()
-            assert all(np.abs(one - other).max() > 1e-4 for other in pictures[:i])
+            assert not any(np.array_equal(one, other) for other in pictures[:i])
 
 
 def test_a_variation_is_one_edit_for_every_seed(
@@ -188,7 +189,7 @@ def evaluated(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return counts
 
 
-@pytest.mark.parametrize("choice", CHOICES, ids=_name)
+@pytest.mark.parametrize("choice", [*CHOICES, *HALF_GUIDED], ids=_name)
 def test_it_costs_what_a_plan_says(editor: Editor, evaluated: list[int], choice: dict[str, Any]) -> None:
     """The network evaluations of an inversion and of an edit that holds structure are those of `work_of`."""
     never = {"tolerance": 0.0, "min_gain": 0.0} if choice["method"] in FITTED else {}
@@ -237,6 +238,20 @@ def test_refinement_keeps_only_what_improves(editor: Editor, method: str) -> Non
     assert all(after <= before + 1e-6 for before, after in zip(plain, refined, strict=True))
     if method == "ddim":
         assert sum(refined) < sum(plain)
+
+
+@pytest.mark.parametrize("method", [method for method in METHODS if method != "null-text"])
+def test_no_share_of_guidance_is_guidance_1(editor: Editor, method: str) -> None:
+    """Guidance that acts in none of the steps neither inverts nor edits otherwise than none at all."""
+    inversions, edits = [], []
+    for guidance in ({"guidance_share": 0.0}, {"guidance_scale": 1.0}):
+        settings = _settings({"method": method} | guidance)
+        [inversion] = editor.invert([_photograph(6)], source_prompts=SOURCE, settings=settings)
+        inversions.append(inversion)
+        edits.append(_edited(editor, inversion, prompt=TARGET, hold_structure=0.5))
+    for name, tensor in inversions[0].tensors.items():
+        assert torch.equal(tensor, inversions[1].tensors[name])
+    assert np.array_equal(*edits)
 
 
 @pytest.mark.parametrize("method", FITTED)
