@@ -11,7 +11,7 @@ from typing import Any, Final
 # is never taken for a new one.
 ARTIFACT_VERSION: Final = 3
 # Part of every edit key. Raised when the same request comes to mean other pixels.
-EDIT_VERSION: Final = 3
+EDIT_VERSION: Final = 4
 
 
 def sha256_hex(data: bytes) -> str:

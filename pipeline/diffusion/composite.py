@@ -42,9 +42,12 @@ def composite(original: Tensor, edited: Tensor, reconstruction: Tensor, mask: Te
     departure = (edited - reconstruction).abs().amax(dim=0, keepdim=True)
     largest = _largest(departure, mask)
     low, high = max(_UNCHANGED * largest, _UNCHANGED_AT_LEAST), max(_CHANGED * largest, _CHANGED_AT_LEAST)
-    acting = mask * _ramp(_smooth(departure), low, high)
-    detail = torch.exp(-((_smooth(departure) / _DETAIL_REACH) ** 2))
     size = original.shape[-2:]
+    # In a larger original an edge may lie anywhere within a pixel of the working size: unless that whole pixel acts, a
+    # fringe of the old colour stays along it.
+    reached = departure if size == departure.shape[-2:] else _widen(departure)
+    acting = mask * _ramp(_smooth(reached), low, high)
+    detail = torch.exp(-((_smooth(departure) / _DETAIL_REACH) ** 2))
     edited, reconstruction = _resize(edited, size), _resize(reconstruction, size)
     acting, detail = _resize(acting, size), _resize(detail, size)
     changed = edited + detail * (original - reconstruction)
@@ -83,6 +86,10 @@ def _largest(departure: Tensor, mask: Tensor) -> float:
 
 def _ramp(x: Tensor, low: float, high: float) -> Tensor:
     return ((x - low) / (high - low)).clamp(0, 1)
+
+
+def _widen(x: Tensor) -> Tensor:
+    return F.max_pool2d(x, kernel_size=3, stride=1, padding=1)
 
 
 def _smooth(x: Tensor) -> Tensor:
