@@ -28,7 +28,7 @@ JOINT_ITERATIONS: Final = 2
 
 # What an edit leaves out of its way where it leaves a part of the picture alone: so far up, the layout is decided
 # that it should keep (SDEdit, Meng et al., 2022, begins lower for the same reason; infra/decisions/0010).
-LOCAL_SKIP: Final = 0.2
+LOCAL_SKIP: Final = 0.25
 
 
 class _Settings(BaseModel):
@@ -50,7 +50,7 @@ class InversionSettings(_Settings):
         "prompt-tuning", description="how latents and embeddings are found"
     )
     num_inference_steps: int = Field(50, ge=1, le=1000, description="steps from the image to noise, and back")
-    guidance_scale: float = Field(2.0, ge=0, le=30, description="guidance at which embeddings are fitted")
+    guidance_scale: float = Field(1.5, ge=0, le=30, description="guidance at which embeddings are fitted")
     guidance_share: float = Field(
         0.5, ge=0, le=1, description="share of the steps, from the noise down, that are guided; null-text guides all"
     )
