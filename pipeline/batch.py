@@ -5,14 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.config import LOCAL_SKIP, EditSettings, InversionSettings
+from pipeline.config import EditSettings, InversionSettings
 from pipeline.diffusion.mask import feather, grow
 from pipeline.diffusion.schedule import NoiseSchedule
 from pipeline.errors import RowError
@@ -25,9 +24,6 @@ from pipeline.records import Deltas
 
 Pixels = NDArray[np.uint8]
 Values = NDArray[np.float32]
-
-# A mask that covers less of the picture leaves a part of it alone: everything but a new background does.
-_LOCAL: Final = 0.9
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,9 +168,10 @@ def edit_batch(
         schedule,
         method,
         tensors,
-        replace(conditions, mask=mask, skip=_skipped(mask, conditions, settings)),
+        replace(conditions, mask=mask),
         along_source=settings.interpolation == "source-to-target",
         guides=inversion_settings.guides,
+        skip=settings.skip,
     )
     edited = model.decode_latents(z_0).cpu()
     over_pixels = torch.ones_like(edited[:, :1]) if mask is None else _upsampled(mask.cpu(), edited.shape[-2:])
@@ -248,15 +245,6 @@ def _mask(
             given = torch.nn.functional.adaptive_avg_pool2d(pixels, (mask.shape[-2], mask.shape[-1]))[0].to(mask)
             mask[i] = torch.minimum(given, mask[i]) if settings.mask_given == "intersect" else given
     return mask
-
-
-def _skipped(mask: Tensor | None, conditions: Conditions, settings: EditSettings) -> Tensor:
-    """The share of the steps (n,) that each edit leaves out."""
-    if settings.skip is not None:
-        return torch.full_like(conditions.strength, settings.skip)
-    if mask is None:
-        return torch.zeros_like(conditions.strength)
-    return LOCAL_SKIP * (mask.mean(dim=(1, 2, 3)) < _LOCAL).float()
 
 
 def _psnr(a: Tensor, b: Tensor) -> Tensor:

@@ -26,11 +26,6 @@ MASK_LEVELS: Final = (0.4, 0.5, 0.6, 0.7)
 JOINT_ITERATIONS: Final = 2
 
 
-# What an edit leaves out of its way where it leaves a part of the picture alone: so far up, the layout is decided
-# that it should keep (SDEdit, Meng et al., 2022, begins lower for the same reason; infra/decisions/0010).
-LOCAL_SKIP: Final = 0.25
-
-
 class _Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -164,15 +159,7 @@ class EditSettings(_Settings):
         0.0, ge=0, le=1, description="share of the steps in which words act where the source prompt's do"
     )
     word_weights: WordWeights = Field({}, description="factors of the attention to words, in prompts that have them")
-    skip: float | None = Field(
-        None,
-        ge=0,
-        lt=1,
-        description=(
-            "share of the steps, from the noise down, that an edit leaves out; "
-            f"none: {LOCAL_SKIP} where its mask leaves a part of the picture alone, else 0"
-        ),
-    )
+    skip: float = Field(0.0, ge=0, lt=1, description="share of the steps, from the noise down, that an edit leaves out")
     variation: float = Field(
         0.0, ge=0, le=1, description="share of fresh noise in an edit's steps: another result for every seed; 0: none"
     )
@@ -265,7 +252,7 @@ class JobConfig(_Settings):
     def _sensible(self) -> JobConfig:
         """Refuse settings of an inversion and of its edits that do not go together."""
         n_steps, skip = self.inversion.num_inference_steps, self.edit.skip
-        if skip is not None and 0 < skip * n_steps < 1:
+        if 0 < skip * n_steps < 1:
             raise ValueError(f"skip: expected 0, or at least one step of {n_steps}; got {skip:g} of them")
         return self
 

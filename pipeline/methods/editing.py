@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -47,8 +48,6 @@ class Conditions:
         hold_cross_attention: (n,) the same for its cross-attention, as `wording` maps its tokens.
         wording: how the prompts' tokens correspond, and what weights the targets' have.
         mask: (n, 1, h, w) in [0, 1] over latents, 1 may change; None lets everything change.
-        skip: (n,) in [0, 1), share of the steps, from the noise down, that are left out: until then an edit is its
-            source, on its trajectory; None leaves out none.
         variation: (n,) in [0, 1], share of fresh noise in each step; None where no edit draws any.
         seeds: of that noise, for each edit.
     """
@@ -68,7 +67,6 @@ class Conditions:
     hold_cross_attention: Tensor
     wording: Wording
     mask: Tensor | None = None
-    skip: Tensor | None = None
     variation: Tensor | None = None
     seeds: tuple[int, ...] = ()
 
@@ -82,13 +80,14 @@ def edit_latents(
     *,
     along_source: bool,
     guides: Callable[[int], bool],
+    skip: float = 0.0,
 ) -> Tensor:
     """Synthesise n edits (n, c, h, w) from stored tensors, each (n, …).
 
     The inverted noise holds the structure, the interpolated embedding carries the meaning, and outside
     the mask every step returns to the source's own trajectory. `along_source` moves embeddings by
     target − source where a source prompt is known; `guides` says which steps are guided, the others follow the prompts
-    alone.
+    alone; `skip` leaves out that share of the steps, from the noise down.
 
     During its shares of the steps a row also takes shapes and attention from its source, which runs beside it as it
     was inverted: at strength 0, with the guidance of the inversion and no negative prompt. An edit with these is one
@@ -135,14 +134,11 @@ def edit_latents(
             z = z + (residual if varied is None else varied.kept * residual)
         if varied is not None:
             z = z + varied.drawn(z, schedule, step + 1)
-        if conditions.mask is not None:
-            z = torch.cat((blend(z[:n], trajectory[:, step], conditions.mask), z[n:]))
-        waiting = (step >= begins).repeat(2).view(-1, 1, 1, 1)
-        return torch.where(waiting, trajectory[:, step].repeat(2, 1, 1, 1), z)
+        if conditions.mask is None:
+            return z
+        return torch.cat((blend(z[:n], trajectory[:, step], conditions.mask), z[n:]))
 
-    skipped = torch.zeros_like(conditions.strength) if conditions.skip is None else conditions.skip
-    begins = n_steps - (skipped * n_steps).floor()
-    start = int(begins.max())
+    start = n_steps - math.floor(skip * n_steps)
     noise = trajectory[:, start].repeat(2, 1, 1, 1)
     eta = method.eta if varied is None else varied.eta
     with torch.no_grad():
