@@ -197,7 +197,7 @@ class Preset(_Settings):
 
 
 PresetName = Literal["fast", "balanced", "best"]
-# Chosen by `relatent bench quality`, cheapest first; `balanced` is what the settings' own defaults say.
+# Cheapest first; `balanced` is what the settings' own defaults say. The other two have not been measured yet.
 PRESETS: Final[Mapping[PresetName, Preset]] = {
     "fast": Preset(inversion=InversionSettings(method="negative-prompt", num_inference_steps=20), edit=EditSettings()),
     "balanced": Preset(inversion=InversionSettings(), edit=EditSettings()),

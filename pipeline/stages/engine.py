@@ -6,7 +6,7 @@ import itertools
 import json
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -24,6 +24,9 @@ from pipeline.stages.rows import FailedRow, Fetched, Made, Order, dump, image_co
 
 _Job = tuple[Fetched, Order]
 _Inversions = dict[str, Inversion | Exception]
+
+# How artifacts were made whose settings do not speak of a share: unguided steps would not lead back to their images.
+_GUIDED_THROUGHOUT: Final = {"guidance_share": 1.0}
 
 
 class Engine:
@@ -189,7 +192,7 @@ def _restored(row: Fetched) -> Inversion | RowError:
     assert row["artifact"] is not None
     assert row["tensors"] is not None
     columns = json.loads(row["artifact"])
-    settings = json.loads(columns["settings"])
+    settings = _GUIDED_THROUGHOUT | json.loads(columns["settings"])
     unused = unused_by(settings["method"])  # earlier versions took any value there
     try:
         tensors = unpack(row["tensors"])

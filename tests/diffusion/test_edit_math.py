@@ -103,3 +103,28 @@ def test_outside_the_mask_is_the_original(height: int, width: int, seed: int) ->
     original = _random(seed, 3, height, width)
     result = composite(original, _random(1, 3, 16, 16), _random(2, 3, 16, 16), torch.zeros(1, 16, 16))
     assert torch.equal(result, original)
+
+
+def test_what_drifts_along_with_an_edit_stays_the_original() -> None:
+    """Beside a strong edit, a drift of an eighth of it is not an edit; alone, the same difference is."""
+    original, reconstruction = _random(10, 3, 16, 16), torch.full((3, 16, 16), 0.2)
+    drifting = reconstruction.clone()
+    drifting[:, :, 12:] += 0.09
+    edited = drifting.clone()
+    edited[:, :, :8] += 0.7
+    everywhere = torch.ones(1, 16, 16)
+    beside = composite(original, edited, reconstruction, everywhere)
+    assert torch.equal(beside[:, :, 13:], original[:, :, 13:])
+    alone = composite(original, drifting, reconstruction, everywhere)
+    assert not torch.allclose(alone[:, :, 13:], original[:, :, 13:], atol=0.01)
+
+
+def test_an_edit_reaches_over_the_edge_of_its_pixels_in_a_larger_original() -> None:
+    """A pixel of the working size next to an edited one acts in a larger original, and not in one of its own size."""
+    reconstruction, edited = torch.full((3, 16, 16), 0.5), torch.full((3, 16, 16), 0.5)
+    edited[:, :, :8] = 0.9
+    small, large = torch.full((3, 16, 16), 0.3), torch.full((3, 64, 64), 0.3)
+    everywhere = torch.ones(1, 16, 16)
+    in_small, in_large = (composite(o, edited, reconstruction, everywhere) for o in (small, large))
+    assert torch.equal(in_small[:, :, 9], small[:, :, 9])
+    assert float((in_large[:, :, 36] - large[:, :, 36]).abs().min()) > 0.01
