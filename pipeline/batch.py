@@ -100,15 +100,22 @@ class Synthesis:
 
 
 def invert_batch(
-    model: StableDiffusion, pixels: Tensor, prompts: list[str], size: tuple[int, int], settings: InversionSettings
+    model: StableDiffusion,
+    pixels: Tensor,
+    prompts: list[str],
+    size: tuple[int, int],
+    settings: InversionSettings,
+    slots: int,
 ) -> list[Inversion | RowError]:
-    """Invert images (n, 3, h, w) in [0, 1] of one working size together; a row that is not finite fails alone.
+    """Invert images (n, 3, h, w) in [0, 1] of one working size, at most `slots` in the network at a time.
+
+    A row that is not finite fails alone.
 
     Raises:
         JobError: more steps than the model has.
     """
     began = time.perf_counter()
-    z_0 = model.encode_images(pixels)
+    z_0 = torch.cat([model.encode_images(part) for part in pixels.split(slots)])
     task = Task(
         network=model,
         schedule=model.schedule(settings.num_inference_steps),
@@ -116,10 +123,13 @@ def invert_batch(
         source=model.encode_prompts(prompts),
         null=model.encode_prompts([""] * len(prompts)),
         settings=settings,
+        slots=slots,
     )
     found = inverted(METHODS[settings.method], task)
-    ceiling = _psnr(model.decode_latents(z_0).cpu(), pixels)
-    reached = _psnr(model.decode_latents(found.z_0).cpu(), pixels)
+    ceiling, reached = (
+        _psnr(torch.cat([model.decode_latents(part).cpu() for part in z.split(slots)]), pixels)
+        for z in (z_0, found.z_0)
+    )
     seconds = (time.perf_counter() - began) / len(prompts)
     tensors_found = found.tensors | {"reconstruction": found.z_0}
     stored = {name: tensor.half().cpu() for name, tensor in tensors_found.items()}

@@ -150,7 +150,7 @@ class EditSettings(_Settings):
         description="learned + s·(target − learned), or learned + s·(target − source) where a source prompt is known",
     )
     hold_structure: float = Field(
-        0.5, ge=0, le=1, description="share of the steps that keep the source's shapes; 0 to replace objects"
+        0.8, ge=0, le=1, description="share of the steps that keep the source's shapes; 0 to replace objects"
     )
     hold_self_attention: float = Field(
         0.0, ge=0, le=1, description="share of the steps in which a picture attends to itself as its source does"
@@ -227,7 +227,10 @@ class JobConfig(_Settings):
     )
     max_pixels: int = Field(100_000_000, ge=1, description="images that declare more pixels are refused")
     skip_invalid: bool = Field(False, description="run without the refused manifest rows, recording them as failures")
-    batch_size: int = Field(16, ge=1, le=4096, description="images that an actor takes through the network together")
+    batch_size: int = Field(32, ge=1, le=4096, description="images that an actor is given, and commits, together")
+    slots: int = Field(
+        16, ge=1, le=4096, description="images or edits in the network together; halved where its memory is too small"
+    )
     actors: int = Field(1, ge=1, description="engine actors")
     num_gpus: float | None = Field(None, ge=0, description="GPUs per actor; none: 1 where the cluster has them, else 0")
     dtype: Literal["float32", "bfloat16", "float16"] | None = Field(

@@ -8,7 +8,7 @@ from pipeline.config import FITTED, JOINT_ITERATIONS, MASK_LEVELS, EditSettings,
 
 
 def inversion_cost(settings: InversionSettings) -> int:
-    """Network evaluations of one inversion, at most; a gradient step counts as three."""
+    """Network evaluations of one inversion, at most; a gradient step, where it is expected, counts as three."""
     # Edit-friendly latents are noised, without the network.
     up, down = 0 if settings.method == "edit-friendly" else 1 + settings.refine_iterations, _down(settings)
     guided = settings.num_inference_steps + _guided_steps(settings)
@@ -37,8 +37,8 @@ def _down(settings: InversionSettings) -> int:
     if settings.method not in FITTED:
         return steps + guided_steps
     gradients = 3 * settings.max_iterations * steps
-    # One embedding per step keeps the other branch of guidance over a step's iterations; one for several cannot.
-    again = 0 if settings.embeddings == "per-step" else settings.max_iterations * guided_steps
+    # An embedding per step lands where the next step begins; one for several is followed down once it is found.
+    again = 0 if settings.embeddings == "per-step" else guided_steps
     return steps + guided_steps + gradients + again
 
 

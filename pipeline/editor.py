@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -23,6 +24,8 @@ from pipeline.words import absent
 
 _T = TypeVar("_T")
 
+_log = logging.getLogger("relatent")
+
 
 class Editor:
     """Text-guided editing of real photographs with one model.
@@ -32,22 +35,30 @@ class Editor:
     >>> editor.edit(inversions, prompt="a photo of a blue mug on a wooden table", strength=[0, 0.5, 1])
     """
 
-    def __init__(self, model: StableDiffusion, side: int = 0) -> None:
+    def __init__(self, model: StableDiffusion, side: int = 0, slots: int = 16) -> None:
         self._model = model
         self._side = side or model.side
+        self._slots = slots
 
     @classmethod
     def from_pretrained(
-        cls, model: str | None = None, *, device: str | None = None, dtype: str | None = None, side: int = 0
+        cls,
+        model: str | None = None,
+        *,
+        device: str | None = None,
+        dtype: str | None = None,
+        side: int = 0,
+        slots: int = 16,
     ) -> Editor:
         """Load a model: a diffusers folder, an `s3://` folder or a hub id; None is the bundled one.
 
-        `side` sets the working area, `side`² pixels; 0 takes what the model was trained at.
+        `side` sets the working area, `side`² pixels; 0 takes what the model was trained at. `slots` images or edits go
+        through the network together, fewer once its memory has turned out too small.
 
         Raises:
             JobError: the model cannot be loaded.
         """
-        return cls(StableDiffusion.from_pretrained(model, device, dtype), side)
+        return cls(StableDiffusion.from_pretrained(model, device, dtype), side, slots)
 
     @property
     def fingerprint(self) -> str:
@@ -174,7 +185,8 @@ class Editor:
         def run(rows: list[int]) -> list[Inversion | RowError]:
             size = sizes[rows[0]]
             pixels = _as_tensor([resize(decoded[i][0], size) for i in rows])
-            found = invert_batch(self._model, pixels, [prompts[i] for i in rows], size, settings)
+            texts = [prompts[i] for i in rows]
+            found = self._fitting(lambda slots: invert_batch(self._model, pixels, texts, size, settings, slots))
             return [
                 replace(f, original=decoded[i][0], alpha=decoded[i][1]) if isinstance(f, Inversion) else f
                 for i, f in zip(rows, found, strict=True)
@@ -189,10 +201,25 @@ class Editor:
         kinds = [(inversions[r.inversion].size, inversions[r.inversion].settings, r.strength == 0) for r in requests]
 
         def run(rows: list[int]) -> list[Synthesis | RowError]:
+            return self._fitting(lambda slots: [edit for part in _parts(rows, slots) for edit in together(part)])
+
+        def together(rows: list[int]) -> list[Synthesis | RowError]:
             group = [requests[i] for i in rows]
             return edit_batch(self._model, [inversions[r.inversion] for r in group], group, settings)
 
         return _grouped(kinds, run)
+
+    def _fitting(self, call: Callable[[int], _T]) -> _T:
+        """Call with the number of slots, and from now on with half as many each time that memory does not suffice."""
+        while True:
+            try:
+                return call(self._slots)
+            except torch.OutOfMemoryError:
+                if self._slots == 1:
+                    raise
+            # Outside the handler: the error's traceback would keep the failed call's tensors alive.
+            self._slots = (self._slots + 1) // 2
+            _log.warning("out of memory: from now on %d images go through the network together", self._slots)
 
 
 def published(synthesis: Synthesis, original: Pixels | None, settings: EditSettings) -> Pixels:
@@ -214,6 +241,10 @@ def _grouped(kinds: Sequence[Any], run: Callable[[list[int]], list[_T]]) -> list
     for rows in groups.values():
         results.update(zip(rows, run(rows), strict=True))
     return [results[i] for i in range(len(kinds))]
+
+
+def _parts(rows: list[int], size: int) -> list[list[int]]:
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 
 def _or_raise(result: _T | RowError) -> _T:

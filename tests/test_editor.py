@@ -17,6 +17,7 @@ from pipeline.diffusion.composite import composite
 from pipeline.editor import Editor
 from pipeline.errors import RowError
 from pipeline.methods import METHODS
+from pipeline.models.stable_diffusion import StableDiffusion
 from tests.small_model import save_small_model
 
 SETTINGS = {
@@ -43,6 +44,33 @@ def _photograph(seed: int, width: int = 40, height: int = 30) -> np.ndarray:
 def _edited(result: Synthesis | RowError) -> np.ndarray:
     assert isinstance(result, Synthesis)
     return result.edited
+
+
+def test_out_of_memory_halves_the_slots_for_good(
+    editor: Editor, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Only as many images go through the network together as fit; that is said once, and nothing else changes."""
+    calls: list[int] = []
+    predict = StableDiffusion.predict
+
+    def fits_four(model: StableDiffusion, z: torch.Tensor, *rest: Any) -> torch.Tensor:
+        calls.append(len(z))
+        if len(z) > 4:
+            raise torch.OutOfMemoryError("no room")
+        return predict(model, z, *rest)
+
+    images, settings = [_photograph(seed) for seed in range(6)], SETTINGS["prompt-tuning"]
+    expected = editor.invert(images, source_prompts=SOURCE, settings=settings)
+    small = Editor(editor._model)
+    monkeypatch.setattr(StableDiffusion, "predict", fits_four)
+    with caplog.at_level("WARNING"):
+        found = small.invert(images, source_prompts=SOURCE, settings=settings)
+        small.invert(images, source_prompts=SOURCE, settings=settings)
+    assert [call for call in calls if call > 4] == [6, 6]  # tried with 16 and with 8 slots, and never again
+    assert [record.getMessage().split()[-7] for record in caplog.records] == ["8", "4"]
+    for one, other in zip(expected, found, strict=True):
+        assert one.iterations == other.iterations
+        torch.testing.assert_close(one.tensors["reconstruction"], other.tensors["reconstruction"], rtol=0, atol=0.02)
 
 
 @pytest.mark.parametrize("name", SETTINGS)
@@ -236,7 +264,7 @@ def test_rows_of_one_call_may_differ_in_everything(editor: Editor) -> None:
 
 def test_several_changes_at_once_add_up(editor: Editor) -> None:
     """One alone is the plain edit bit for bit; without strengths it is the reconstruction; their order is free."""
-    bare = EditSettings(mask="none", composite="none")
+    bare = EditSettings(mask="none", composite="none", hold_structure=0.5)
     for source, mode in ((SOURCE, "source-to-target"), ("", "source-to-target"), (SOURCE, "towards-target")):
         inversions = editor.invert([_photograph(9)], source_prompts=source, settings=SETTINGS["prompt-tuning"])
         other = "a photo of a red mug on a sandy beach"

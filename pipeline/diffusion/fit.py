@@ -1,14 +1,15 @@
 """Embedding fits: gradient descent on the reconstruction loss, the network frozen, every row on its own.
 
 The rows of a batch share the network's calls and nothing else: each has its own loss, its own Adam
-state and its own stop, and leaves the batch when it is done. A batch therefore gives each image what a
-batch of one would.
+state and its own stop. A batch therefore gives each image what a batch of one would.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final, Literal
 
 import torch
@@ -17,11 +18,8 @@ from torch import Tensor
 from pipeline.diffusion.adam import Adam
 from pipeline.diffusion.guidance import guided
 from pipeline.diffusion.schedule import NoiseSchedule
+from pipeline.diffusion.slots import Evaluate, Land, PredictAt, Row, run
 from pipeline.diffusion.solver import step_down
-
-# (latents (n, c, h, w), steps (n,) in 1..N, embeddings (n, tokens, width)) → the network's output.
-PredictAt = Callable[[Tensor, Tensor, Tensor], Tensor]
-
 
 # How much of the last step's embedding the next one starts from; the rest is the prompt's own. A full warm
 # start adds the moves of all steps up, until the embedding no longer takes an edit (infra/decisions/0006).
@@ -43,6 +41,10 @@ class FitSettings:
     tolerance: float
     min_gain: float = 0.0
     branch: Literal["conditional", "unconditional"] = "conditional"
+
+    def rate(self, iteration: int) -> float:
+        """Adam's rate at an iteration, or round, 0..max_iterations - 1."""
+        return self.learning_rate * (1 - iteration / self.max_iterations)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,75 +71,16 @@ def fit_per_step(
     other: Tensor,
     schedule: NoiseSchedule,
     settings: FitSettings,
+    slots: int | None = None,
 ) -> Fit:
     """Fit one embedding per step (Dong et al., 2023, alg. 1; Mokady et al., 2023, alg. 1).
 
     From the noise down, each step's embedding starts half-way between `start` (n, tokens, width) and the last
     step's, and is moved until the guided step lands on the stored trajectory (N + 1, n, c, h, w). The next step
     starts from where the fitted one really landed, so errors do not add up. The other branch's embedding is
-    `other` (1 or n, tokens, width).
+    `other` (1 or n, tokens, width). At most `slots` rows, or all, go through the network together.
     """
-    n_steps, n = schedule.num_inference_steps, trajectory.shape[1]
-    embeddings, iterations = [], torch.zeros(n, dtype=torch.long)
-    converged = torch.ones(n, dtype=torch.bool)
-    start = start.float()
-    z, fitted = trajectory[n_steps], start
-    for step in range(n_steps, 0, -1):
-        warm = start.lerp(fitted, _WARMTH)
-        z, fitted, taken, enough = _fit_step(predict, z, trajectory[step - 1], warm, other, schedule, step, settings)
-        embeddings.append(fitted)
-        iterations += taken
-        converged &= enough
-    return Fit(torch.stack(embeddings[::-1]), iterations, converged, z)
-
-
-def _fit_step(
-    predict: PredictAt,
-    z: Tensor,
-    goal: Tensor,
-    warm: Tensor,
-    other: Tensor,
-    schedule: NoiseSchedule,
-    step: int,
-    settings: FitSettings,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Fit the embeddings of one step → (landed latents, embeddings, iterations and convergence per row)."""
-    n = len(z)
-    steps = torch.full((n,), step, device=z.device)
-    constant = _constant_branch(predict, z, step, other, settings)
-    landed, fitted, least = torch.empty_like(goal), warm.clone(), torch.full((n,), torch.inf, device=z.device)
-    taken, enough = torch.zeros(n, dtype=torch.long), torch.zeros(n, dtype=torch.bool)
-    active, rows, adam, before = torch.arange(n, device=z.device), warm, Adam.of(warm), least.clone()
-    for iteration in range(settings.max_iterations + 1):
-        last = iteration == settings.max_iterations
-        rows = rows.detach().requires_grad_(not last)
-        with torch.set_grad_enabled(not last):
-            learned = predict(z[active], steps[active], rows)
-            output = _guided(None if constant is None else constant[active], learned, step, settings)
-            arrived = step_down(z[active], output, schedule, step)
-            losses = (arrived - goal[active]).square().mean(dim=(1, 2, 3))
-        # Not-a-number is no loss to keep nor one to stop at: it shows in the landing, and fails the row.
-        better = ~(losses.detach() >= least[active])
-        kept = active[better]
-        landed[kept], fitted[kept], least[kept] = (x.detach()[better] for x in (arrived, rows, losses))
-        going = ~_has_enough(losses.detach(), before, settings)
-        enough[active[~going].cpu()] = True
-        if last or not going.any():
-            break
-        # A sum over rows keeps each row's gradient what it would be alone.
-        (gradient,) = torch.autograd.grad(losses.sum(), rows)
-        active, before = active[going], losses.detach()[going]
-        direction, adam = adam.kept(going).direction(gradient[going])
-        rate = settings.learning_rate * (1 - iteration / settings.max_iterations)
-        rows = rows[going] - rate * direction
-        taken[active.cpu()] += 1
-    return landed, fitted, taken, enough
-
-
-def _has_enough(losses: Tensor, before: Tensor, settings: FitSettings) -> Tensor:
-    """Which rows (n,) are done, given their losses now and one iteration before."""
-    stalled = losses > (1 - settings.min_gain) * before if settings.min_gain else torch.zeros_like(losses).bool()
-    return (losses < settings.tolerance) | stalled
+    return _fit(_per_step, predict, trajectory, start, other, schedule, settings, slots)
 
 
 def fit_per_segment(
@@ -148,30 +91,14 @@ def fit_per_segment(
     schedule: NoiseSchedule,
     settings: FitSettings,
     segments: int = 1,
+    slots: int | None = None,
 ) -> Fit:
     """Fit one embedding per segment of steps, `segments` of them: smaller artifacts, the smallest with one for all.
 
     Arguments are as those of `fit_per_step`. From the noise down, each segment's embedding starts half-way between
     `start` and the last segment's, as there.
     """
-    n_steps, n = schedule.num_inference_steps, trajectory.shape[1]
-    start, other = start.float(), other.expand(n, -1, -1)
-    embeddings, iterations = [], torch.zeros(n, dtype=torch.long)
-    converged = torch.ones(n, dtype=torch.bool)
-    fitted = start
-    for segment in range(segments - 1, -1, -1):
-        steps = [step for step in range(n_steps, 0, -1) if segment_of(step, n_steps, segments) == segment]
-        warm = start.lerp(fitted, _WARMTH)
-        fitted, taken, enough = _fit_segment(predict, trajectory, warm, other, schedule, steps, settings)
-        embeddings.append(fitted)
-        iterations += taken
-        converged &= enough
-    z = trajectory[n_steps]
-    with torch.no_grad():
-        for step in range(n_steps, 0, -1):
-            rows = embeddings[segments - 1 - segment_of(step, n_steps, segments)]
-            z = step_down(z, _guided_output(predict, z, step, rows, other, settings), schedule, step)
-    return Fit(torch.stack(embeddings[::-1]), iterations, converged, z)
+    return _fit(partial(_per_segment, segments), predict, trajectory, start, other, schedule, settings, slots)
 
 
 def segment_of(step: int, n_steps: int, segments: int) -> int:
@@ -179,69 +106,159 @@ def segment_of(step: int, n_steps: int, segments: int) -> int:
     return (step - 1) * segments // n_steps
 
 
-def _fit_segment(
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """One row's: its trajectory (N + 1, c, h, w), the embeddings to start from and to keep (tokens, width)."""
+
+    trajectory: Tensor
+    start: Tensor
+    other: Tensor
+    schedule: NoiseSchedule
+    settings: FitSettings
+    gains: list[float]  # see `_gains`
+
+    @property
+    def steps(self) -> range:
+        """From the noise down."""
+        return range(self.schedule.num_inference_steps, 0, -1)
+
+
+# What one row's fit comes to: embeddings (s, tokens, width), iterations, convergence, z_0 (c, h, w).
+_Found = tuple[Tensor, int, bool, Tensor]
+
+
+def _fit(
+    algorithm: Callable[[_Task], Row[_Found]],
     predict: PredictAt,
     trajectory: Tensor,
-    warm: Tensor,
+    start: Tensor,
     other: Tensor,
     schedule: NoiseSchedule,
-    steps: list[int],
     settings: FitSettings,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Fit one embedding per row for the given steps together → (embeddings, iterations and convergence per row).
+    slots: int | None,
+) -> Fit:
+    n = trajectory.shape[1]
+    start, other, gains = start.float(), other.expand(n, -1, -1), _gains(schedule, settings)
+    tasks = (_Task(trajectory[:, i], start[i], other[i], schedule, settings, gains) for i in range(n))
+    found = run(predict, map(algorithm, tasks), slots or n)
+    embeddings, iterations, converged, z_0 = zip(*found, strict=True)
+    return Fit(torch.stack(embeddings, dim=1), torch.tensor(iterations), torch.tensor(converged), torch.stack(z_0))
 
-    Each round visits every step once and moves each row's embedding against that step's error from the stored
+
+def _gains(schedule: NoiseSchedule, settings: FitSettings) -> list[float]:
+    """What the learned branch's output is multiplied by on its way to each landing; index 0 belongs to step 1."""
+    on_cpu, nothing, one = schedule.to(torch.device("cpu")), torch.zeros(1), torch.ones(1)
+    return [
+        float(step_down(nothing, _guided(nothing, one, step, settings), on_cpu, step))
+        for step in range(1, schedule.num_inference_steps + 1)
+    ]
+
+
+def _per_step(task: _Task) -> Row[_Found]:
+    z, fitted, embeddings = task.trajectory[-1], task.start, list[Tensor]()
+    total, converged, expected = 0, True, task.settings.max_iterations
+    for step in task.steps:
+        land = yield from _landing_of(task, z, step)
+        start = task.start.lerp(fitted, _WARMTH)
+        z, fitted, taken, enough = yield from _fit_step(land, start, expected, task.settings)
+        embeddings.append(fitted)
+        total, converged, expected = total + taken, converged and enough, taken
+    return torch.stack(embeddings[::-1]), total, converged, z
+
+
+def _landing_of(task: _Task, z: Tensor, step: int) -> Row[partial[Land]]:
+    """A step from latents (c, h, w) as a function of the learned embedding; asks for the branch that stays, once."""
+    constant = torch.zeros_like(z)
+    if task.settings.guidance_scales[step - 1] != 1 or task.settings.branch == "unconditional":
+        constant = yield Evaluate(z, step, task.other)
+    rest = step_down(z, _guided(constant, torch.zeros_like(z), step, task.settings), task.schedule, step)
+    return partial(Land, z, step, rest=rest, gain=task.gains[step - 1], goal=task.trajectory[step - 1])
+
+
+def _guided(constant: Tensor, learned: Tensor, step: int, settings: FitSettings) -> Tensor:
+    scale = settings.guidance_scales[step - 1]
+    if settings.branch == "conditional":
+        return guided(constant, learned, scale)
+    return guided(learned, constant, scale)
+
+
+def _fit_step(
+    land: partial[Land], embedding: Tensor, expected: int, settings: FitSettings
+) -> Row[tuple[Tensor, Tensor, int, bool]]:
+    """Move one step's embedding → where it lands, the embedding, iterations, and whether that was enough.
+
+    `expected` iterations are likely, as many as the step before took: up to these, landings come with gradients.
+    """
+    landed, fitted, least = embedding, embedding, math.inf
+    adam, before = Adam.of(embedding), math.inf
+    for iteration in range(settings.max_iterations + 1):
+        enough = partial(_is_enough, before=before, settings=settings)
+        last = iteration == settings.max_iterations
+        ask = land(embedding=embedding, enough=enough, descends=iteration < expected and not last)
+        landing = yield ask
+        # Not-a-number is no error to keep nor one to stop at: it shows in the landing, and fails the row.
+        if not landing.error >= least:
+            landed, fitted, least = landing.z, embedding, landing.error
+        if last or enough(landing.error):
+            break
+        if landing.gradient is None:
+            landing = yield replace(ask, descends=True)
+        direction, adam = adam.direction(landing.gradient)
+        embedding = embedding - settings.rate(iteration) * direction
+        before = landing.error
+    return landed, fitted, iteration, enough(landing.error)
+
+
+def _is_enough(error: float, before: float, settings: FitSettings) -> bool:
+    """Whether a row is done, given its error now and one iteration before."""
+    stalled = settings.min_gain > 0 and error > (1 - settings.min_gain) * before
+    return error < settings.tolerance or stalled
+
+
+def _per_segment(segments: int, task: _Task) -> Row[_Found]:
+    n_steps = task.schedule.num_inference_steps
+    fitted, embeddings, total, converged = task.start, list[Tensor](), 0, True
+    for segment in range(segments - 1, -1, -1):
+        steps = [step for step in task.steps if segment_of(step, n_steps, segments) == segment]
+        start = task.start.lerp(fitted, _WARMTH)
+        fitted, taken, enough = yield from _fit_segment(task, steps, start)
+        embeddings.append(fitted)
+        total, converged = total + taken, converged and enough
+    found = torch.stack(embeddings[::-1])
+    z = task.trajectory[-1]
+    for step in task.steps:
+        land = yield from _landing_of(task, z, step)
+        landing = yield land(embedding=found[segment_of(step, n_steps, segments)], enough=_never, descends=False)
+        z = landing.z
+    return found, total, converged, z
+
+
+def _fit_segment(task: _Task, steps: list[int], embedding: Tensor) -> Row[tuple[Tensor, int, bool]]:
+    """Fit one embedding for the given steps together → the embedding, iterations, and whether it had enough.
+
+    Each round visits every step once and moves the embedding against that step's error from the stored
     trajectory. A row stops after a round with which it has enough in the mean, or after `max_iterations` rounds.
     Adam's rate falls linearly to zero over the rounds, since no embedding suits all steps and a constant
     rate would end wherever the last step pulled it.
     """
-    n = len(warm)
-    fitted, iterations = warm, torch.zeros(n, dtype=torch.long)
-    enough = torch.zeros(n, dtype=torch.bool)
-    active, adam = torch.arange(n, device=warm.device), Adam.of(warm)
-    before = torch.full((n,), torch.inf, device=warm.device)
-    for round_ in range(settings.max_iterations):
-        rate = settings.learning_rate * (1 - round_ / settings.max_iterations)
-        error = torch.zeros(len(active), device=warm.device)
-        rows = fitted[active]
-        for step in steps:
-            rows = rows.detach().requires_grad_()
-            z, goal = trajectory[step, active], trajectory[step - 1, active]
-            output = _guided_output(predict, z, step, rows, other[active], settings)
-            losses = (step_down(z, output, schedule, step) - goal).square().mean(dim=(1, 2, 3))
-            (gradient,) = torch.autograd.grad(losses.sum(), rows)
-            direction, adam = adam.direction(gradient)
-            rows = rows.detach() - rate * direction
-            error += losses.detach() / len(steps)
-        fitted = fitted.index_copy(0, active, rows)
-        iterations[active.cpu()] += len(steps)
-        going = ~_has_enough(error, before, settings)
-        enough[active[~going].cpu()] = True
-        if not going.any():
-            break
-        active, adam, before = active[going], adam.kept(going), error[going]
-    return fitted, iterations, enough
+    lands = []
+    for step in steps:
+        land = yield from _landing_of(task, task.trajectory[step], step)
+        lands.append(land)
+    adam, before, taken = Adam.of(embedding), math.inf, 0
+    for round_ in range(task.settings.max_iterations):
+        error = 0.0
+        for land in lands:
+            landing = yield land(embedding=embedding, enough=_never, descends=True)
+            direction, adam = adam.direction(landing.gradient)
+            embedding = embedding - task.settings.rate(round_) * direction
+            error += landing.error / len(lands)
+        taken += len(lands)
+        if _is_enough(error, before, task.settings):
+            return embedding, taken, True
+        before = error
+    return embedding, taken, False
 
 
-def _guided_output(
-    predict: PredictAt, z: Tensor, step: int, rows: Tensor, other: Tensor, settings: FitSettings
-) -> Tensor:
-    constant = _constant_branch(predict, z, step, other, settings)
-    return _guided(constant, predict(z, torch.full((len(z),), step, device=z.device), rows), step, settings)
-
-
-def _guided(constant: Tensor | None, learned: Tensor, step: int, settings: FitSettings) -> Tensor:
-    if constant is None:
-        return learned.float()
-    scale = settings.guidance_scales[step - 1]
-    if settings.branch == "conditional":
-        return guided(constant, learned.float(), scale)
-    return guided(learned.float(), constant, scale)
-
-
-def _constant_branch(predict: PredictAt, z: Tensor, step: int, other: Tensor, settings: FitSettings) -> Tensor | None:
-    """The output of the branch whose embedding stays; None where guidance is 1, and the conditional one is all."""
-    if settings.guidance_scales[step - 1] == 1 and settings.branch == "conditional":
-        return None
-    with torch.no_grad():
-        return predict(z, torch.full((len(z),), step, device=z.device), other.expand(len(z), -1, -1)).float()
+def _never(_error: float) -> bool:
+    return False

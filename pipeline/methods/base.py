@@ -34,6 +34,7 @@ class Task:
         z_0: (n, c, h, w) the images' latents.
         source: (n, tokens, width) embedding of each source prompt.
         null: (n, tokens, width) embedding of the empty prompt.
+        slots: how many images go through the network together, at most.
     """
 
     network: Network
@@ -42,21 +43,25 @@ class Task:
     source: Tensor
     null: Tensor
     settings: InversionSettings
+    slots: int
 
     @torch.no_grad()
     def predict_source(self, z: Tensor, step: int) -> Tensor:
         """The network's output for latents (n, c, h, w) at a step, under the source prompts alone."""
-        return self.network.predict(z, self.schedule.timesteps[step - 1].expand(len(z)), self.source)
+        return self._predict(z, step, self.source)
 
     @torch.no_grad()
     def predict_guided(self, z: Tensor, step: int, unconditional: Tensor, conditional: Tensor) -> Tensor:
         """The same, guided as the settings say from one embedding (n, tokens, width) to another."""
         scale = self.settings.scale_at(step)
         if scale == 1:
-            return self.network.predict(z, self.schedule.timesteps[step - 1].expand(len(z)), conditional)
-        timestep = self.schedule.timesteps[step - 1].expand(2 * len(z))
-        outputs = self.network.predict(torch.cat((z, z)), timestep, torch.cat((unconditional, conditional)))
-        return guided(outputs[: len(z)], outputs[len(z) :], scale)
+            return self._predict(z, step, conditional)
+        return guided(self._predict(z, step, unconditional), self._predict(z, step, conditional), scale)
+
+    def _predict(self, z: Tensor, step: int, embedding: Tensor) -> Tensor:
+        timestep = self.schedule.timesteps[step - 1]
+        parts = zip(z.split(self.slots), embedding.split(self.slots), strict=True)
+        return torch.cat([self.network.predict(rows, timestep.expand(len(rows)), e) for rows, e in parts])
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,10 +29,10 @@ def fitted(
         branch,
     )
     if settings.embeddings == "per-step":
-        found = fit_per_step(predict, trajectory, start, other, schedule, budget)
+        found = fit_per_step(predict, trajectory, start, other, schedule, budget, task.slots)
     else:
         segments = settings.segments if settings.embeddings == "per-segment" else 1
-        found = fit_per_segment(predict, trajectory, start, other, schedule, budget, segments)
+        found = fit_per_segment(predict, trajectory, start, other, schedule, budget, segments, task.slots)
     tensors = {"trajectory": trajectory.transpose(0, 1), "embeddings": found.embeddings.transpose(0, 1)}
     return Inverted(tensors, found.z_0, found.iterations, found.converged)
 

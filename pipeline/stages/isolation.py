@@ -14,10 +14,7 @@ _Result = TypeVar("_Result")
 
 
 def each(call: Callable[[Sequence[_Item]], Sequence[_Result]], items: Sequence[_Item]) -> list[_Result | Exception]:
-    """Call on all items at once; where that fails, on smaller batches, down to single items.
-
-    Out of memory halves the batch; any other error takes its items one by one. What a single item raises
-    stands in its place.
+    """Call on all items at once; where that fails, on each alone. What a single item raises stands in its place.
 
     Raises:
         JobError: the whole job is at fault, not a row.
@@ -29,10 +26,8 @@ def each(call: Callable[[Sequence[_Item]], Sequence[_Result]], items: Sequence[_
     except JobError:
         raise
     except Exception as error:  # noqa: BLE001 - whatever is wrong with a row costs that row
-        out_of_memory = isinstance(error, (torch.OutOfMemoryError, MemoryError))
         if len(items) == 1:
+            out_of_memory = isinstance(error, (torch.OutOfMemoryError, MemoryError))
             return [RowError("out_of_memory", str(error).splitlines()[0]) if out_of_memory else error]
     # Outside the handler: the error's traceback would keep the failed batch's tensors alive.
-    size = (len(items) + 1) // 2 if out_of_memory else 1
-    parts = [items[start : start + size] for start in range(0, len(items), size)]
-    return [result for part in parts for result in each(call, part)]
+    return [result for item in items for result in each(call, [item])]

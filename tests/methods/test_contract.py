@@ -20,7 +20,7 @@ from tests.small_model import save_small_model
 
 STEPS = 4
 SOURCE, TARGET = "a photo of a red mug on a wooden table", "a photo of a blue mug on a wooden table"
-BARE = EditSettings(mask="none", composite="none")
+BARE = EditSettings(mask="none", composite="none", hold_structure=0.5)
 CHOICES: list[dict[str, Any]] = [
     *({"method": method} for method in METHODS),
     *({"method": method, "embeddings": "shared"} for method in FITTED),

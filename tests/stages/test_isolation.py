@@ -36,20 +36,6 @@ def test_a_bad_row_costs_itself() -> None:
     assert isinstance(second, ValueError)
 
 
-def test_out_of_memory_halves_the_batch() -> None:
-    """Only as many rows go together as fit."""
-    calls: list[int] = []
-
-    def fits_two(items: Sequence[int]) -> list[int]:
-        calls.append(len(items))
-        if len(items) > 2:
-            raise torch.OutOfMemoryError("no room")
-        return list(items)
-
-    assert each(fits_two, list(range(8))) == list(range(8))
-    assert calls == [8, 4, 2, 2, 4, 2, 2]
-
-
 def test_a_row_that_never_fits_fails_as_out_of_memory() -> None:
     """Where a single row is too much, its failure says so and is retryable."""
 

@@ -178,7 +178,7 @@ def test_each_of_equal_images_has_a_row_of_its_own(output: Path, photograph: Pho
 
 
 def test_many_edits_go_in_batches(output: Path, photograph: Photograph) -> None:
-    """However many edits are asked for, the model sees at most `batch_size` at a time."""
+    """However many edits are asked for, the engine makes at most `batch_size` at a time."""
     editor = StandInEditor()
     Job(output, editor, [BLUE], batch_size=4).run([photograph("a"), photograph("b", 50)])
     assert editor.batches == [2, 4, 2]
