@@ -115,7 +115,7 @@ def invert_batch(
         JobError: more steps than the model has.
     """
     began = time.perf_counter()
-    z_0 = torch.cat([model.encode_images(part) for part in pixels.split(slots)])
+    z_0 = torch.cat([model.encode_images(part) for part in torch.split(pixels, slots)])
     task = Task(
         network=model,
         schedule=model.schedule(settings.num_inference_steps),
@@ -127,7 +127,7 @@ def invert_batch(
     )
     found = inverted(METHODS[settings.method], task)
     ceiling, reached = (
-        _psnr(torch.cat([model.decode_latents(part).cpu() for part in z.split(slots)]), pixels)
+        _psnr(torch.cat([model.decode_latents(part).cpu() for part in torch.split(z, slots)]), pixels)
         for z in (z_0, found.z_0)
     )
     seconds = (time.perf_counter() - began) / len(prompts)

@@ -60,7 +60,7 @@ class Task:
 
     def _predict(self, z: Tensor, step: int, embedding: Tensor) -> Tensor:
         timestep = self.schedule.timesteps[step - 1]
-        parts = zip(z.split(self.slots), embedding.split(self.slots), strict=True)
+        parts = zip(torch.split(z, self.slots), torch.split(embedding, self.slots), strict=True)
         return torch.cat([self.network.predict(rows, timestep.expand(len(rows)), e) for rows, e in parts])
 
 
