@@ -37,7 +37,9 @@ CODES: Final[Mapping[str, FailureCode]] = {
     "storage_unavailable": FailureCode("fetch", True, "The storage did not answer, or refused, after retries."),
     "image_not_decodable": FailureCode("decode", False, "The bytes are not an image of an allowed format."),
     "image_truncated": FailureCode("decode", False, "The image file ends too early or is damaged inside."),
-    "image_too_large": FailureCode("decode", False, "The image declares more pixels than the job allows."),
+    "image_too_large": FailureCode(
+        "decode", False, "The image declares more pixels, or its file has more bytes, than the job allows."
+    ),
     "mask_not_decodable": FailureCode("decode", False, "The mask is not a readable image."),
     "mask_wrong_shape": FailureCode("decode", False, "The mask's aspect ratio is not the image's."),
     "original_changed": FailureCode("fetch", False, "The original's sha256 is no longer the artifact's."),

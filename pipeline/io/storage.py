@@ -20,6 +20,7 @@ from pipeline.io.uris import canonical, check_allowed, join, parent, resolve, sc
 
 __all__ = [
     "StorageError",
+    "TooLargeError",
     "check_allowed",
     "check_writable",
     "copy_folder",
@@ -47,10 +48,19 @@ class StorageError(RelatentError):
         self.missing = missing
 
 
-def read_bytes(uri: str) -> bytes:
+class TooLargeError(StorageError):
+    """An object is larger than its reader allows."""
+
+
+def read_bytes(uri: str, limit: int | None = None) -> bytes:
     """The whole content of a file or object.
 
+    Args:
+        uri: what to read.
+        limit: bytes that it may have; of more, one byte beyond is transferred and no others.
+
     Raises:
+        TooLargeError: it has more than `limit` bytes.
         StorageError: it is not there (`missing`), is not a file, or the storage does not answer.
     """
 
@@ -58,9 +68,15 @@ def read_bytes(uri: str) -> bytes:
         # A manifest may name /dev/zero or a pipe, whose reading never ends.
         if scheme_of(uri) == "" and Path(path).exists() and not Path(path).is_file():
             raise IsADirectoryError("expected a regular file")
-        return bytes(fs.cat_file(path))
+        if limit is None:
+            return bytes(fs.cat_file(path))
+        with fs.open(path, "rb", cache_type="none") as file:
+            return bytes(file.read(limit + 1))
 
-    return _on(uri, read)
+    data = _on(uri, read)
+    if limit is not None and len(data) > limit:
+        raise TooLargeError(f"{uri}: expected at most {limit} bytes")
+    return data
 
 
 def read_part(uri: str, read: Callable[[BinaryIO], _T]) -> _T:
