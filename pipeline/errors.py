@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+# What stands before @ in a URI, and what signs or opens it behind the question mark.
+_USER: Final = re.compile(r"(?<=://)[^/\s'\"]*@")
+_SIGNATURE: Final = re.compile(
+    r"""(?i)([?&](?:X-(?:Amz|Goog)-(?:Signature|Credential|Security-Token)|AWSAccessKeyId|Signature|sig|(?:access_|auth_)?token"""
+    r"""|secret|password|(?:api_?)?key)=)[^&\s'"]+"""
+)
+
+
+def redacted(text: str) -> str:
+    """A text without the credentials of the URIs in it: `s3://***@bucket/key`, `…?Signature=***`."""
+    return _SIGNATURE.sub(r"\1***", _USER.sub("***@", text))
+
 
 class RelatentError(Exception):
-    """Base of every error this project raises on purpose; its text is one line for the user."""
+    """Base of every error this project raises on purpose; its text is one line for the user, without credentials."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(redacted(message))
 
 
 class JobError(RelatentError, ValueError):

@@ -15,6 +15,7 @@ import yaml
 
 from pipeline.errors import JobError
 from pipeline.io import storage
+from pipeline.io.documents import compose, construct
 from pipeline.records import Refusal
 
 TABLES: Final = (".parquet", ".csv", ".jsonl", ".ndjson")
@@ -166,27 +167,23 @@ def _refuse_constant(name: str) -> None:
 
 def _yaml(uri: str, text: str) -> Iterator[tuple[int, dict[str, Any] | str]]:
     """Rows of a YAML list of mappings."""
-    loader = yaml.SafeLoader(text)
     try:
-        node = loader.get_single_node()
-        if node is None:
-            return
-        if not isinstance(node, yaml.SequenceNode):
-            raise JobError(f"manifest {uri}:{node.start_mark.line + 1}: expected a list of rows")
-        for item in node.value:
-            yield item.start_mark.line + 1, _yaml_row(loader, item)
-    except (yaml.YAMLError, RecursionError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise JobError(f"manifest {uri}: not YAML ({reason})") from error
-    finally:
-        loader.dispose()
+        node = compose(text)
+    except ValueError as error:
+        raise JobError(f"manifest {uri}: {error}") from error
+    if node is None:
+        return
+    if not isinstance(node, yaml.SequenceNode):
+        raise JobError(f"manifest {uri}:{node.start_mark.line + 1}: expected a list of rows")
+    for item in node.value:
+        yield item.start_mark.line + 1, _yaml_row(item)
 
 
-def _yaml_row(loader: yaml.SafeLoader, node: yaml.Node) -> dict[str, Any] | str:
+def _yaml_row(node: yaml.Node) -> dict[str, Any] | str:
     try:
-        row = loader.construct_object(node, deep=True)
-    except (yaml.YAMLError, ValueError) as error:
-        return f"not YAML ({' '.join(str(error).split())[:200]})"
+        row = construct(node)
+    except ValueError as error:
+        return str(error)
     if not isinstance(row, dict) or not all(isinstance(name, str) for name in row):
         return "expected a mapping of column names to values"
     return row

@@ -26,6 +26,7 @@ __all__ = [
     "copy_folder",
     "exists",
     "folder_version",
+    "folds_case",
     "glob",
     "is_folder",
     "join",
@@ -139,6 +140,19 @@ def check_writable(folder: str) -> None:
 def exists(uri: str) -> bool:
     """Whether there is a file, object or folder."""
     return _on(uri, lambda fs, path: bool(fs.exists(path)))
+
+
+def folds_case(folder: str) -> bool:
+    """Whether a name below a folder, there already or not, is the same in capitals; on object storage it never is."""
+    if scheme_of(folder):
+        return False
+    path = Path(canonical(folder))
+    there = next(above for above in (path, *path.parents) if above.exists())
+    lettered = next((above for above in (there, *there.parents) if above.name.swapcase() != above.name), None)
+    if lettered is None:
+        return False
+    twin = lettered.with_name(lettered.name.swapcase())
+    return twin.exists() and twin.samefile(lettered)
 
 
 def is_folder(uri: str) -> bool:

@@ -1,4 +1,4 @@
-"""Run a decoder over many files in a child process, which a crash, a hang or a lack of memory costs and nothing else."""
+"""Run a decoder over many files in a child process: a crash, a hang or a lack of memory costs that process alone."""
 
 from __future__ import annotations
 

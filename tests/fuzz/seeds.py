@@ -1,4 +1,4 @@
-"""Whole files of every format that is decoded, and of the ways in which each stores pixels: what mutations start from."""
+"""What mutations start from: whole files of every format that is decoded, and of the ways it stores pixels."""
 
 from __future__ import annotations
 
