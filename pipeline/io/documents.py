@@ -8,8 +8,9 @@ from typing import Any, Final
 import yaml
 from yaml.constructor import SafeConstructor
 
-# PyYAML reads about 0.2 MB a second; beyond, a table is the better manifest.
-_MOST_TEXT: Final = 16 << 20
+# PyYAML takes a minute for as much; beyond, a table is the better manifest.
+_MOST_TEXT: Final = 4 << 20
+_LONGEST_NUMBER: Final = 40
 _MOST_VALUES: Final = 10_000
 
 
@@ -49,6 +50,8 @@ def _expanded(node: yaml.Node, sizes: dict[int, int]) -> int:
         if not sizes[id(node)]:
             raise ValueError(f"not YAML of plain values (line {node.start_mark.line + 1} refers to itself)")
         return sizes[id(node)]
+    if node.tag == "tag:yaml.org,2002:int" and len(node.value) > _LONGEST_NUMBER:
+        raise ValueError(f"expected numbers of at most {_LONGEST_NUMBER} digits")
     sizes[id(node)] = 0
     sizes[id(node)] = 1 + sum(_expanded(child, sizes) for child in _children(node))
     return sizes[id(node)]

@@ -11,7 +11,16 @@ import pyarrow as pa
 
 from pipeline.errors import JobError
 from pipeline.io import storage
-from pipeline.io.formats import TABLES, Line, check_required, check_suffix, has_suffix, read_lines, read_parquet
+from pipeline.io.formats import (
+    TABLES,
+    Line,
+    check_columns,
+    check_required,
+    check_suffix,
+    has_suffix,
+    read_lines,
+    read_parquet,
+)
 from pipeline.io.uris import UriRefusedError, canonical, check_allowed, is_pattern, parent, pattern_root, resolve
 from pipeline.io.validation import InvalidRowError, UniqueIds, check_id, printable_id, valid
 from pipeline.records import ImageRow, Refusal
@@ -111,6 +120,7 @@ def _part(file: str) -> _Part:
     columns = list(dict.fromkeys(name for line in lines for name in line.values))
     if lines:  # those of JSONL, which has no header
         check_required(file, columns, _REQUIRED)
+        check_columns(file, len(columns))
     carried = {name: _column([line.values.get(name) for line in lines]) for name in columns if name not in _OURS}
     return _Part(file, parent(file), lines, carried, refusals)
 

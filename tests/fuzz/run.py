@@ -9,19 +9,18 @@ from typing import Final
 import numpy as np
 
 from pipeline.errors import CODES
+from tests.fuzz import images, manifests
 from tests.fuzz.harness import Outcome, outcomes
-from tests.fuzz.images import outcome
 from tests.fuzz.mutations import mutated
 from tests.fuzz.seeds import seeds
 
-FORMATS: Final = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF")
-_whole = cache(seeds)
+FORMATS: Final = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PARQUET")
 
 
 def fuzz(files: int, seed: int, limit_s: float, limit_mb: int) -> Iterator[tuple[str, Outcome]]:
     """Format and outcome of the first `files` mutated files of a seed."""
-    mutants = (file_of(seed, index) for index in range(files))
-    for index, result in enumerate(outcomes(outcome, mutants, limit_s, limit_mb)):
+    marked = (bytes([index % len(FORMATS)]) + file_of(seed, index) for index in range(files))
+    for index, result in enumerate(outcomes(_outcome, marked, limit_s, limit_mb)):
         yield format_of(index), result
 
 
@@ -37,5 +36,16 @@ def file_of(seed: int, index: int) -> bytes:
 
 
 def is_finding(result: Outcome) -> bool:
-    """Whether a file came to anything but a photograph or a failure with a code."""
-    return result.result != "decoded" and result.result not in CODES
+    """Whether a file came to anything but a photograph, a table, or a refusal as it should be."""
+    return result.result not in {"decoded", "refused", *CODES}
+
+
+@cache
+def _whole() -> dict[str, tuple[bytes, ...]]:
+    return {**seeds(), "PARQUET": tuple(manifests.parquet_seeds())}
+
+
+def _outcome(marked: bytes) -> str:
+    """What the reader of a file's format makes of it; the first byte says which format."""
+    target = manifests.outcome if marked[:1] == bytes([FORMATS.index("PARQUET")]) else images.outcome
+    return target(marked[1:])

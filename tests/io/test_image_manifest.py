@@ -152,7 +152,7 @@ def test_duplicate_ids(tmp_path: Path) -> None:
 
 
 def test_twins_of_unicode_are_duplicates(tmp_path: Path) -> None:
-    """Two spellings of one text, which some file systems take for one name, are one id; capitals are two ids on Linux."""
+    """Two spellings of one text, which some file systems take for one name, are one id; capitals are another."""
     manifest = _text(tmp_path, "image_id,image_uri\ncaf\u00e9,1.png\ncafe\u0301,2.png\nA,3.png\na,4.png\n")
     assert manifest.table["image_id"].to_pylist() == ["caf\u00e9", "A", "a"]
     assert "expected unique ids" in _reason(manifest)
