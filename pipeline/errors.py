@@ -14,17 +14,24 @@ _SIGNATURE: Final = re.compile(
     r"""|secret|password|(?:api_?)?key)=)[^&\s'"]+"""
 )
 
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
+
 
 def redacted(text: str) -> str:
     """A text without the credentials of the URIs in it: `s3://***@bucket/key`, `…?Signature=***`."""
     return _SIGNATURE.sub(r"\1***", _USER.sub("***@", text))
 
 
+def shown(text: str) -> str:
+    """A text as terminals and logs may show it: on one line, without credentials and without control sequences."""
+    return _CONTROL.sub(" ", redacted(text))
+
+
 class RelatentError(Exception):
     """Base of every error this project raises on purpose; its text is one line for the user, without credentials."""
 
     def __init__(self, message: str = "") -> None:
-        super().__init__(redacted(message))
+        super().__init__(shown(message))
 
 
 class JobError(RelatentError, ValueError):

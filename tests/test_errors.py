@@ -7,7 +7,7 @@ import pytest
 from pipeline.errors import JobError, RowError, redacted
 from pipeline.io.retries import one_line
 from pipeline.io.storage import StorageError
-from pipeline.records import Failure
+from pipeline.records import Failure, Refusal
 
 
 @pytest.mark.parametrize(
@@ -26,6 +26,14 @@ def test_credentials_are_left_out_and_nothing_else(text: str, shown: str) -> Non
     """What stands before @, and values that sign a query, are starred; names with @ or ? stay."""
     assert redacted(text) == shown
     assert redacted(shown) == shown
+
+
+def test_messages_are_one_line_without_control_sequences() -> None:
+    """Names in manifests can neither colour a terminal nor forge a second line of a log."""
+    hostile = "column a\x1b[31m\r\nerror: all is well\x07\x9b2J"
+    for text in (str(JobError(hostile)), str(Refusal("p.csv", 2, hostile)), Failure.of(OSError(hostile), "a").message):
+        assert len(text.splitlines()) == 1
+        assert text.isprintable()
 
 
 def test_no_error_of_ours_shows_credentials() -> None:

@@ -106,7 +106,9 @@ def photo_of(image: Image.Image) -> Photo:
     try:
         upright = _upright(image)
         return Photo(pixels=_rgb(upright), alpha=_alpha(upright), frames=frames, mode=mode)
-    except (ValueError, OSError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # as above
         raise RowError("image_not_decodable", f"mode {mode}: {_line(error)}") from error
 
 

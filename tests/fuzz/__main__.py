@@ -16,7 +16,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("--files", type=int, default=10_000, help="how many mutated files (default: 10000)")
     parser.add_argument("--seed", type=int, default=1, help="another seed makes other files (default: 1)")
-    parser.add_argument("--seconds", type=float, default=5.0, help="limit per file (default: 5)")
+    parser.add_argument("--seconds", type=float, default=20.0, help="limit per file (default: 20)")
     parser.add_argument("--megabytes", type=int, default=4096, help="address space of the decoder (default: 4096)")
     parser.add_argument("--keep", type=Path, default=Path("out/fuzz"), help="where found files go (default: out/fuzz)")
     options = parser.parse_args()
