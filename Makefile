@@ -4,12 +4,13 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+TOOLS := $(VENV)/audit-tools
 INSTALL := $(BIN)/python -m pip install --quiet --no-input --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help venv test demo lint types train clean
+.PHONY: help venv test fuzz demo lint types train sbom audit clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,6 +19,9 @@ venv: $(VENV)/.ready $(VENV)/.ready-test $(VENV)/.ready-lint ## set up everythin
 
 test: $(VENV)/.ready-test ## run the tests; pass options as PYTEST_ARGS='-k scene -x'
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+fuzz: $(VENV)/.ready-test ## mutated files against every decoder; options as FUZZ_ARGS='--files 10000 --seed 1'
+	$(BIN)/python -m tests.fuzz $(FUZZ_ARGS)
 
 demo: $(VENV)/.ready ## restyle a small catalogue with the bundled model, into out/demo
 	$(BIN)/relatent demo --output out/demo
@@ -31,6 +35,19 @@ types: $(VENV)/.ready-lint ## mypy, strictly, on pipeline and jobs
 
 train: $(VENV)/.ready-train ## train the bundled model anew, into out/train; pass options as TRAIN_ARGS
 	$(BIN)/python -m jobs.train --output out/train $(TRAIN_ARGS)
+
+sbom: $(VENV)/.ready $(TOOLS)/.ready ## what the environment is made of: a CycloneDX software bill of materials, in out/sbom.json
+	@mkdir -p out
+	$(TOOLS)/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --output-file out/sbom.json $(BIN)/python
+	@echo "out/sbom.json"
+
+# Where pip-audit gets no advisories it says of each package that it was not found, and succeeds; --strict makes that a failure.
+audit: $(TOOLS)/.ready ## known vulnerabilities of the pinned packages; says so if there is no advisory data to be had
+	@mkdir -p out
+	@if $(TOOLS)/bin/pip-audit --strict --no-deps --disable-pip --progress-spinner off -r constraints.txt > out/audit.txt 2>&1; \
+	then cat out/audit.txt; \
+	elif grep -q '^Found' out/audit.txt; then cat out/audit.txt; exit 1; \
+	else echo "audit: NOT DONE, for want of advisory data: $$(tail -n 1 out/audit.txt)" >&2; exit 1; fi
 
 clean: ## remove environments and caches; results under out/ stay
 	rm -rf .venv .ci/.venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
@@ -49,6 +66,11 @@ $(VENV)/.ready: pyproject.toml constraints.txt | $(BIN)/python
 # The extra packages named in pyproject.toml: .ready-test, .ready-lint, .ready-train.
 $(VENV)/.ready-%: $(VENV)/.ready
 	$(INSTALL) -c constraints.txt -e '.[$*]'
+	@touch $@
+
+$(TOOLS)/.ready: infra/audit-tools.txt | $(BIN)/python
+	$(BIN)/python -m venv $(TOOLS)
+	$(TOOLS)/bin/python -m pip install --quiet --no-input --disable-pip-version-check --no-deps -r $<
 	@touch $@
 
 $(VENV)/.ready-test: $(VENV)/.s3-server

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import inspect
+import reprlib
 from collections.abc import Callable, Mapping
 from types import NoneType
 from typing import Annotated, Any, Final, get_args
 
 import typer
-import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from jobs.exits import exits
 from pipeline.config import JobConfig
 from pipeline.errors import JobError
+from pipeline.io.documents import compose, construct
 from pipeline.io.storage import StorageError, read_bytes
 
 # Flag → the field of JobConfig that it sets; its help and type are the field's.
@@ -29,6 +30,7 @@ _FIELDS: Final[Mapping[str, str]] = {
     "steps": "inversion.num_inference_steps",
     "guidance-scale": "inversion.guidance_scale",
     "max-side": "max_side",
+    "allow": "allow",
     "qa-margin": "qa_margin",
     "escalate": "escalate",
     "hold-structure": "edit.hold_structure",
@@ -46,7 +48,7 @@ _FIELDS: Final[Mapping[str, str]] = {
 }
 INVERSION_FLAGS: Final = ("preset", "method", "steps", "guidance-scale", "max-side", "qa-margin", "escalate")
 EDIT_FLAGS: Final = ("hold-structure", "hold-self-attention", "hold-cross-attention", "variation", "mask", "composite")
-RUN_FLAGS: Final = ("model", "skip-invalid", "batch-size", "actors", "num-gpus", "dtype", "address")
+RUN_FLAGS: Final = ("model", "allow", "skip-invalid", "batch-size", "actors", "num-gpus", "dtype", "address")
 
 _CONFIG: Final = Annotated[str | None, typer.Option("--config", help="YAML file of a job's options; flags win over it")]
 
@@ -81,7 +83,7 @@ def read_config(uri: str | None, flags: Mapping[str, Any]) -> JobConfig:
     """
     values = {} if uri is None else _read_yaml(uri)
     for flag, value in flags.items():
-        if value is not None:
+        if value is not None and value != []:  # a flag that may be given several times, and was not
             *groups, name = _FIELDS[flag].split(".")
             _group(values, groups)[name] = value
     try:
@@ -100,8 +102,9 @@ def _group(values: dict[str, Any], names: list[str]) -> dict[str, Any]:
 
 def _read_yaml(uri: str) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(read_bytes(uri))
-    except (StorageError, yaml.YAMLError, UnicodeDecodeError) as error:
+        node = compose(read_bytes(uri).decode("utf-8-sig"))
+        values = {} if node is None else construct(node)
+    except (StorageError, ValueError) as error:
         raise JobError(f"config {uri}: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise JobError(f"config {uri}: expected a mapping of options; got {type(values).__name__}")
@@ -113,7 +116,7 @@ def _first_line(error: ValidationError, uri: str | None) -> str:
     field = ".".join(map(str, first["loc"]))
     flag = next((f"--{flag}" for flag, path in _FIELDS.items() if path == field), field)
     # An unknown option's value, or a whole group whose values do not go together, would say nothing.
-    got = "" if first["type"] in {"extra_forbidden", "value_error"} else f"; got {first['input']!r}"
+    got = "" if first["type"] in {"extra_forbidden", "value_error"} else f"; got {reprlib.repr(first['input'])}"
     message = first["msg"].removeprefix("Value error, ")
     return f"config{'' if uri is None else f' {uri}'}: {flag}: {message}{got}"
 
@@ -128,10 +131,11 @@ def _parameter(name: str, annotation: Any) -> inspect.Parameter:
 
 def _option(flag: str) -> Any:
     field = _field(JobConfig, _FIELDS[flag].split("."))
-    default = "" if field.default is None else f" (default: {field.default})"
+    default = "" if field.default in {None, ()} else f" (default: {field.default})"
     # What is on by default can only be switched off.
     names = f"--{flag}/--no-{flag}" if field.default is True else f"--{flag}"
-    return Annotated[_kind(field.annotation) | None, typer.Option(names, help=f"{field.description}{default}")]
+    kind = list[str] if field.annotation == tuple[str, ...] else _kind(field.annotation)
+    return Annotated[kind | None, typer.Option(names, help=f"{field.description}{default}")]
 
 
 def _field(model: type[BaseModel], path: list[str]) -> FieldInfo:

@@ -8,6 +8,7 @@ from typing import Any, Final, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from pipeline.errors import redacted
 from pipeline.records import Deltas, WordWeights
 from pipeline.words import effective_weights
 
@@ -225,6 +226,10 @@ class JobConfig(_Settings):
     escalate: bool = Field(
         True, description="invert images that fall short by more than qa_margin again, as the costlier presets say"
     )
+    allow: tuple[str, ...] = Field(
+        (),
+        description="a prefix of the URIs that image manifests may name; may be given again; none: their own storage's",
+    )
     max_pixels: int = Field(100_000_000, ge=1, description="images that declare more pixels are refused")
     skip_invalid: bool = Field(False, description="run without the refused manifest rows, recording them as failures")
     batch_size: int = Field(32, ge=1, le=4096, description="images that an actor is given, and commits, together")
@@ -237,6 +242,14 @@ class JobConfig(_Settings):
         None, description="the network's precision; none: bfloat16 on a GPU, else float32"
     )
     address: str | None = Field(None, description="Ray cluster to join; none: a local one")
+
+    @field_validator("images", "prompts", "inversions", "output", "model", "address", "allow")
+    @classmethod
+    def _no_credentials(cls, value: Any) -> Any:
+        """Refuse what would stand in run.json and in logs."""
+        if any(redacted(uri) != uri for uri in ([value] if isinstance(value, str) else value or ())):
+            raise ValueError("expected no credentials in a URI; they come from the environment")
+        return value
 
     @model_validator(mode="before")
     @classmethod

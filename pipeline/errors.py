@@ -2,13 +2,36 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+# What stands before @ in a URI, and what signs or opens it behind the question mark.
+_USER: Final = re.compile(r"(?<=://)[^/\s'\"]*@")
+_SIGNATURE: Final = re.compile(
+    r"""(?i)([?&](?:X-(?:Amz|Goog)-(?:Signature|Credential|Security-Token)|AWSAccessKeyId|Signature|sig|(?:access_|auth_)?token"""
+    r"""|secret|password|(?:api_?)?key)=)[^&\s'"]+"""
+)
+
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
+
+
+def redacted(text: str) -> str:
+    """A text without the credentials of the URIs in it: `s3://***@bucket/key`, `…?Signature=***`."""
+    return _SIGNATURE.sub(r"\1***", _USER.sub("***@", text))
+
+
+def shown(text: str) -> str:
+    """A text as terminals and logs may show it: on one line, without credentials and without control sequences."""
+    return _CONTROL.sub(" ", redacted(text))
+
 
 class RelatentError(Exception):
-    """Base of every error this project raises on purpose; its text is one line for the user."""
+    """Base of every error this project raises on purpose; its text is one line for the user, without credentials."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(shown(message))
 
 
 class JobError(RelatentError, ValueError):
@@ -37,7 +60,9 @@ CODES: Final[Mapping[str, FailureCode]] = {
     "storage_unavailable": FailureCode("fetch", True, "The storage did not answer, or refused, after retries."),
     "image_not_decodable": FailureCode("decode", False, "The bytes are not an image of an allowed format."),
     "image_truncated": FailureCode("decode", False, "The image file ends too early or is damaged inside."),
-    "image_too_large": FailureCode("decode", False, "The image declares more pixels than the job allows."),
+    "image_too_large": FailureCode(
+        "decode", False, "The image declares more pixels, or its file has more bytes, than the job allows."
+    ),
     "mask_not_decodable": FailureCode("decode", False, "The mask is not a readable image."),
     "mask_wrong_shape": FailureCode("decode", False, "The mask's aspect ratio is not the image's."),
     "original_changed": FailureCode("fetch", False, "The original's sha256 is no longer the artifact's."),

@@ -23,7 +23,7 @@ from pipeline.io.manifest import (
     read_prompts,
 )
 from pipeline.io.outcomes import committed_slots
-from pipeline.io.reuse import inverted_images
+from pipeline.io.reuse import checked_again, inverted_images
 from pipeline.io.selection import filled_in
 from pipeline.io.uris import canonical
 from pipeline.models.loading import model_fingerprint
@@ -170,7 +170,7 @@ def read_plan(command: Command, config: JobConfig) -> Plan:
     prompts = (
         PromptManifest("", (), (), ())
         if config.prompts is None or command == "invert"
-        else read_prompts(config.prompts)
+        else read_prompts(config.prompts, config.output)
     )
     _check_words(config, prompts.rows)
     misfits = check_plan(images, prompts, None if command == "edit" else config.inversion.guidance_scale)
@@ -197,8 +197,8 @@ def _check_words(config: JobConfig, rows: Sequence[PromptRow]) -> None:
 
 def _images(command: Command, config: JobConfig, fingerprint: str) -> ImageManifest:
     if command == "edit":
-        return ImageManifest(inverted_images(str(config.inversions), fingerprint), ())
-    return read_images(str(config.images), config.output)
+        return checked_again(inverted_images(str(config.inversions), fingerprint), str(config.inversions), config.allow)
+    return read_images(str(config.images), config.output, config.allow)
 
 
 def _count(images: Any, prompts: Sequence[PromptRow]) -> int:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
-from pipeline.errors import CODES, RowError
+from pipeline.errors import CODES, RowError, shown
 
 MIN_STRENGTH, MAX_STRENGTH = -1.0, 3.0
 MAX_GUIDANCE = 30.0
@@ -195,7 +195,7 @@ class Refusal:
     row_id: str | None = None
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}: {self.reason}"
+        return shown(f"{self.file}:{self.line}: {self.reason}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +216,7 @@ class Failure:
         if isinstance(error, RowError):
             code, message = error.code, str(error)
         else:
-            code, message = "internal", f"{type(error).__name__}: {error}"
+            code, message = "internal", shown(f"{type(error).__name__}: {error}")
         return cls(
             image_id=image_id,
             edit_id=edit.edit_id if edit else None,

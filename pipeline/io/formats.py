@@ -10,15 +10,19 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import yaml
 
 from pipeline.errors import JobError
 from pipeline.io import storage
+from pipeline.io.bounded_parquet import LONGEST_CELL, MOST_COLUMNS, TooMuchError, read_bounded
+from pipeline.io.documents import compose, construct
 from pipeline.records import Refusal
 
 TABLES: Final = (".parquet", ".csv", ".jsonl", ".ndjson")
 DOCUMENTS: Final = (".yaml", ".yml")
+# Of one file of text; more rows are several files, or Parquet.
+_MOST_TEXT: Final = 1 << 30
+_DEEPEST: Final = 16
 
 
 @dataclass(frozen=True)
@@ -64,10 +68,13 @@ def read_parquet(uri: str, required: Sequence[str]) -> pa.Table:
         JobError: it is absent or not Parquet, lacks a required column, or has two columns of one name.
     """
     try:
-        table = storage.read_part(uri, lambda file: pq.ParquetFile(file).read())
+        table = storage.read_part(uri, read_bounded)
     except storage.StorageError as error:
         raise JobError(f"manifest {error}") from error
-    except pa.ArrowException as error:
+    except TooMuchError as error:
+        raise JobError(f"manifest {uri}: {error}") from error
+    # pyarrow's own exceptions, and what its Python side makes of a damaged footer's names and numbers.
+    except (pa.ArrowException, ValueError, LookupError, OverflowError, TypeError) as error:
         raise JobError(f"manifest {uri}: not a Parquet file ({' '.join(str(error).split())[:200]})") from error
     _check_header(uri, table.column_names, required)
     return table
@@ -99,15 +106,26 @@ def check_required(uri: str, names: Sequence[str], required: Sequence[str]) -> N
         raise JobError(f"manifest {uri}: expected columns {', '.join(required)}; got {', '.join(names) or 'none'}")
 
 
+def check_columns(uri: str, count: int) -> None:
+    """Refuse a table of more columns than anyone names: each is carried to every output row.
+
+    Raises:
+        JobError: there are too many.
+    """
+    if count > MOST_COLUMNS:
+        raise JobError(f"manifest {uri}: expected at most {MOST_COLUMNS} columns; got {count}")
+
+
 def _check_header(uri: str, names: list[str], required: Sequence[str]) -> None:
     check_required(uri, names, required)
+    check_columns(uri, len(names))
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise JobError(f"manifest {uri}: expected each column once; got {', '.join(map(repr, twice))} twice")
 
 
 def _text(uri: str) -> str:
     try:
-        return storage.read_bytes(uri).decode("utf-8-sig")
+        return storage.read_bytes(uri, _MOST_TEXT).decode("utf-8-sig")
     except storage.StorageError as error:
         raise JobError(f"manifest {error}") from error
     except UnicodeDecodeError as error:
@@ -151,13 +169,23 @@ def _jsonl(text: str) -> Iterator[tuple[int, dict[str, Any] | str]]:
 
 
 def _json_row(line: str) -> dict[str, Any] | str:
+    if len(line) > LONGEST_CELL:
+        return f"expected at most {LONGEST_CELL} characters in a row; got {len(line)}"
     try:
         row = json.loads(line, parse_constant=_refuse_constant)
         # An escaped half of a surrogate pair is JSON, but not text that could be stored.
         json.dumps(row, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         return f"not JSON ({str(error) or type(error).__name__})"
-    return row if isinstance(row, dict) else f"expected a JSON object; got {type(row).__name__}"
+    if not isinstance(row, dict):
+        return f"expected a JSON object; got {type(row).__name__}"
+    return f"expected values nested at most {_DEEPEST} deep" if _is_deeper(row, _DEEPEST) else row
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    if not isinstance(value, dict | list):
+        return False
+    return not levels or any(_is_deeper(v, levels - 1) for v in (value.values() if isinstance(value, dict) else value))
 
 
 def _refuse_constant(name: str) -> None:
@@ -166,27 +194,23 @@ def _refuse_constant(name: str) -> None:
 
 def _yaml(uri: str, text: str) -> Iterator[tuple[int, dict[str, Any] | str]]:
     """Rows of a YAML list of mappings."""
-    loader = yaml.SafeLoader(text)
     try:
-        node = loader.get_single_node()
-        if node is None:
-            return
-        if not isinstance(node, yaml.SequenceNode):
-            raise JobError(f"manifest {uri}:{node.start_mark.line + 1}: expected a list of rows")
-        for item in node.value:
-            yield item.start_mark.line + 1, _yaml_row(loader, item)
-    except (yaml.YAMLError, RecursionError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise JobError(f"manifest {uri}: not YAML ({reason})") from error
-    finally:
-        loader.dispose()
+        node = compose(text)
+    except ValueError as error:
+        raise JobError(f"manifest {uri}: {error}") from error
+    if node is None:
+        return
+    if not isinstance(node, yaml.SequenceNode):
+        raise JobError(f"manifest {uri}:{node.start_mark.line + 1}: expected a list of rows")
+    for item in node.value:
+        yield item.start_mark.line + 1, _yaml_row(item)
 
 
-def _yaml_row(loader: yaml.SafeLoader, node: yaml.Node) -> dict[str, Any] | str:
+def _yaml_row(node: yaml.Node) -> dict[str, Any] | str:
     try:
-        row = loader.construct_object(node, deep=True)
-    except (yaml.YAMLError, ValueError) as error:
-        return f"not YAML ({' '.join(str(error).split())[:200]})"
+        row = construct(node)
+    except ValueError as error:
+        return str(error)
     if not isinstance(row, dict) or not all(isinstance(name, str) for name in row):
         return "expected a mapping of column names to values"
     return row

@@ -11,7 +11,16 @@ import pyarrow as pa
 
 from pipeline.errors import JobError
 from pipeline.io import storage
-from pipeline.io.formats import TABLES, Line, check_required, check_suffix, has_suffix, read_lines, read_parquet
+from pipeline.io.formats import (
+    TABLES,
+    Line,
+    check_columns,
+    check_required,
+    check_suffix,
+    has_suffix,
+    read_lines,
+    read_parquet,
+)
 from pipeline.io.uris import UriRefusedError, canonical, check_allowed, is_pattern, parent, pattern_root, resolve
 from pipeline.io.validation import InvalidRowError, UniqueIds, check_id, printable_id, valid
 from pipeline.records import ImageRow, Refusal
@@ -46,7 +55,15 @@ class _Part:
     refusals: Sequence[Refusal] = ()
 
 
-def read_images(uri: str, output: str | None = None) -> ImageManifest:
+@dataclass(frozen=True, slots=True)
+class _Terms:
+    """What rows are held to: prefixes of their URIs, and whether ids differ by more than capitals."""
+
+    allow: tuple[str, ...]
+    fold_case: bool
+
+
+def read_images(uri: str, output: str | None = None, allow: Sequence[str] = ()) -> ImageManifest:
     """Read an image manifest: Parquet, CSV or JSONL; or a folder or pattern of such files or of pictures.
 
     If a folder or pattern has pictures, they are the rows, and `image_id` is the path below the folder
@@ -55,20 +72,22 @@ def read_images(uri: str, output: str | None = None) -> ImageManifest:
     Args:
         uri: the manifest.
         output: the job's own folder: what lies below it is a result, also where the manifest's folder holds it.
+        allow: prefixes of the URIs that rows may name; none: any that `check_allowed` allows.
 
     Raises:
         JobError: nothing is there, or a file cannot be read as what its name says.
     """
     files = _listing(uri)
+    terms = _Terms(tuple(map(canonical, allow)), output is not None and _asked(storage.folds_case, output))
     if files is None:
         check_suffix(uri, TABLES)
-        return _collected([_part(uri)])
+        return _collected([_part(uri)], terms)
     if output is not None:
         files = [file for file in files if not file.startswith(canonical(output).rstrip("/") + "/")]
     if pictures := [file for file in files if has_suffix(file, _PICTURES)]:
-        return _collected([_picture_part(uri, pictures)])
+        return _collected([_picture_part(uri, pictures)], terms)
     if tables := [file for file in files if has_suffix(file, TABLES)]:
-        return _collected(_part(file) for file in tables)
+        return _collected((_part(file) for file in tables), terms)
     raise JobError(f"manifest {uri}: expected pictures or {', '.join(TABLES)} files outside the output; got none")
 
 
@@ -101,6 +120,7 @@ def _part(file: str) -> _Part:
     columns = list(dict.fromkeys(name for line in lines for name in line.values))
     if lines:  # those of JSONL, which has no header
         check_required(file, columns, _REQUIRED)
+        check_columns(file, len(columns))
     carried = {name: _column([line.values.get(name) for line in lines]) for name in columns if name not in _OURS}
     return _Part(file, parent(file), lines, carried, refusals)
 
@@ -120,11 +140,11 @@ def _strings(file: str, name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
     return column.cast(pa.string())
 
 
-def _collected(parts: Iterable[_Part]) -> ImageManifest:
-    unique = UniqueIds("image_id")
+def _collected(parts: Iterable[_Part], terms: _Terms) -> ImageManifest:
+    unique = UniqueIds("image_id", fold_case=terms.fold_case)
     tables, refusals = [], []
     for part in parts:
-        table, refused = _checked(part, unique)
+        table, refused = _checked(part, unique, terms.allow)
         tables.append(table)
         refusals += sorted([*part.refusals, *refused], key=lambda r: r.line)
     try:
@@ -133,13 +153,13 @@ def _collected(parts: Iterable[_Part]) -> ImageManifest:
         raise JobError(f"manifest: files differ in the type of a column ({error})") from error
 
 
-def _checked(part: _Part, unique: UniqueIds) -> tuple[pa.Table, list[Refusal]]:
+def _checked(part: _Part, unique: UniqueIds, allow: Sequence[str]) -> tuple[pa.Table, list[Refusal]]:
     rows: list[Mapping[str, str | None]] = []
     accepted: list[int] = []
     refusals = []
     for at, line in enumerate(part.lines):
         try:
-            rows.append(_row(line, part, unique))
+            rows.append(_row(line, part, unique, allow))
             accepted.append(at)
         except (InvalidRowError, UriRefusedError) as error:
             refusals.append(Refusal(part.file, line.number, str(error), printable_id(line.values, "image_id")))
@@ -148,11 +168,11 @@ def _checked(part: _Part, unique: UniqueIds) -> tuple[pa.Table, list[Refusal]]:
     return pa.table({**ours, **carried}), refusals
 
 
-def _row(line: Line, part: _Part, unique: UniqueIds) -> Mapping[str, str | None]:
+def _row(line: Line, part: _Part, unique: UniqueIds, allow: Sequence[str]) -> Mapping[str, str | None]:
     """Our columns of a valid row, URIs absolute. Plain values: to copy a model takes longer than to check it."""
     row = valid(ImageRow, {name: line.values.get(name) for name in _OURS})
     check_id("image_id", row.image_id, folders=True)
-    image_uri, mask_uri = (_absolute(uri, part) for uri in (row.image_uri, row.mask_uri))
+    image_uri, mask_uri = (_absolute(uri, part, allow) for uri in (row.image_uri, row.mask_uri))
     unique.claim(row.image_id, part.file, line.number)
     return {
         "image_id": row.image_id,
@@ -162,11 +182,11 @@ def _row(line: Line, part: _Part, unique: UniqueIds) -> Mapping[str, str | None]
     }
 
 
-def _absolute(uri: str | None, part: _Part) -> str | None:
+def _absolute(uri: str | None, part: _Part, allow: Sequence[str]) -> str | None:
     if uri is None:
         return None
     absolute = resolve(uri, part.folder)
-    check_allowed(absolute, part.file)
+    check_allowed(absolute, part.file, allow)
     return absolute
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -33,6 +34,11 @@ _ASPECT_TOLERANCE: Final = 0.02
 # zlib's default of 6 takes about twice the time for a few per cent.
 _PNG_LEVEL: Final = 4
 
+# More pictures in one file are counted as this many: following a TIFF's directories takes time squared in their number.
+_MAX_FRAMES: Final = 1000
+# A progressive JPEG is decoded whole once per scan, of which a few bytes make one. Encoders write 10 or so.
+_MAX_SCANNED_PIXELS: Final = 4_000_000_000
+
 # The caller's `max_pixels` takes the place of Pillow's own bound, which is the same for every job.
 Image.MAX_IMAGE_PIXELS = None
 
@@ -44,7 +50,7 @@ class Photo:
     Attributes:
         pixels: (h, w, 3) sRGB, upright.
         alpha: (h, w) opacity, if the file has any.
-        frames: how many pictures the file holds; `pixels` is the first.
+        frames: how many pictures the file holds, 1000 standing for more; `pixels` is the first.
         mode: the file's own mode, in Pillow's words.
     """
 
@@ -65,6 +71,9 @@ def decode(data: bytes, max_pixels: int) -> Photo:
     width, height = image.size
     if width * height > max_pixels:
         raise RowError("image_too_large", f"expected at most {max_pixels} pixels; got {width}×{height}")
+    scans = data.count(b"\xff\xda") if image.info.get("progressive") else 1
+    if scans * width * height > _MAX_SCANNED_PIXELS:
+        raise RowError("image_too_large", f"expected a JPEG of few scans; got {scans} of {width}×{height}")
     return photo_of(image)
 
 
@@ -88,7 +97,7 @@ def photo_of(image: Image.Image) -> Photo:
     """
     mode, format_, (width, height) = image.mode, image.format, image.size
     try:
-        frames = int(getattr(image, "n_frames", 1))
+        frames = _frames(image)
         image.load()
     except MemoryError:
         raise
@@ -97,8 +106,22 @@ def photo_of(image: Image.Image) -> Photo:
     try:
         upright = _upright(image)
         return Photo(pixels=_rgb(upright), alpha=_alpha(upright), frames=frames, mode=mode)
-    except (ValueError, OSError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # as above
         raise RowError("image_not_decodable", f"mode {mode}: {_line(error)}") from error
+
+
+def _frames(image: Image.Image) -> int:
+    if image.format != "TIFF":
+        return min(max(1, int(getattr(image, "n_frames", 1))), _MAX_FRAMES)  # some formats declare any number
+    count = 1
+    with contextlib.suppress(EOFError):
+        while count < _MAX_FRAMES:
+            image.seek(count)
+            count += 1
+    image.seek(0)
+    return count
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -10,6 +10,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.io import storage
 from pipeline.io.formats import DOCUMENTS, TABLES, Line, check_suffix, read_lines
 from pipeline.io.image_manifest import ImageManifest, read_images
 from pipeline.io.selection import applies, columns_named, edits_for, template
@@ -42,10 +43,14 @@ class PromptManifest:
     refusals: tuple[Refusal, ...]
 
 
-def read_prompts(uri: str) -> PromptManifest:
+def read_prompts(uri: str, output: str | None = None) -> PromptManifest:
     """Read a prompt manifest: Parquet, CSV, JSONL or YAML.
 
     In a cell of text, a list of strengths, `edits`, `word_weights` and a `where` are JSON.
+
+    Args:
+        uri: the manifest.
+        output: the job's own folder, which may be one that takes ids in capitals or not for the same.
 
     Raises:
         JobError: nothing is there, or the file cannot be read as what its name says.
@@ -55,7 +60,7 @@ def read_prompts(uri: str) -> PromptManifest:
     refusals = list(refused)
     rows: list[PromptRow] = []
     numbers: list[int] = []
-    unique = UniqueIds("edit_id")
+    unique = UniqueIds("edit_id", fold_case=output is not None and storage.folds_case(output))
     for line in lines:
         try:
             rows.append(_row(line, uri, unique))

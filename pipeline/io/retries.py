@@ -13,6 +13,8 @@ from botocore.exceptions import BotoCoreError, ClientError  # type: ignore[impor
 from botocore.exceptions import ConnectionError as EndpointError
 from s3fs.core import S3_RETRYABLE_ERRORS
 
+from pipeline.errors import redacted
+
 _T = TypeVar("_T")
 _LOG: Final = logging.getLogger(__name__)
 
@@ -58,6 +60,6 @@ def _is_transient(error: BaseException) -> bool:
 
 
 def one_line(error: BaseException) -> str:
-    """What an exception says, on one line; its type if it says nothing."""
+    """What an exception says, on one line and without credentials; its type if it says nothing."""
     text = getattr(error, "strerror", None) or str(error)
-    return re.sub(r"\s+", " ", text).strip()[:300] or type(error).__name__
+    return redacted(re.sub(r"\s+", " ", text).strip())[:300] or type(error).__name__

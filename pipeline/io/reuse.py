@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import BinaryIO, Final
 
@@ -14,8 +14,11 @@ import pyarrow.parquet as pq
 from pipeline.errors import JobError
 from pipeline.io import storage
 from pipeline.io.artifacts import INVERSION_SCHEMA, users_name
+from pipeline.io.image_manifest import ImageManifest
 from pipeline.io.outcomes import newest
-from pipeline.io.uris import join
+from pipeline.io.uris import UriRefusedError, canonical, check_allowed, join
+from pipeline.io.validation import InvalidRowError, check_id
+from pipeline.records import Refusal
 
 _READERS: Final = 16
 _KEPT: Final = ("image_id", "image_uri", "source_prompt", "image_sha256", "inversion_key")
@@ -42,6 +45,24 @@ def inverted_images(output: str, model_fingerprint: str) -> pa.Table:
         found = ", ".join(sorted({f"{name} ({fp[:12]}…)" for name, fp in _models(table)}))
         raise JobError(f"inversions {output}: expected artifacts of model {model_fingerprint[:12]}…; got {found}")
     return _columns(ours.take(newest(ours, "inversions", ["image_id"])))
+
+
+def checked_again(images: pa.Table, output: str, allow: Sequence[str]) -> ImageManifest:
+    """Hold the images of an output to what a manifest's rows are held to: who wrote it need not be this project.
+
+    Its originals may be anywhere that the job allows, whatever storage the output is on: an original is read only to
+    composite, and only if its sha256 is the artifact's.
+    """
+    prefixes = tuple(map(canonical, allow))
+    refused = {}
+    for at, (image_id, image_uri) in enumerate(zip(*map(images.column, ("image_id", "image_uri")), strict=True)):
+        try:
+            check_id("image_id", image_id.as_py(), folders=True)
+            check_allowed(image_uri.as_py(), canonical(image_uri.as_py()), prefixes)
+        except (InvalidRowError, UriRefusedError) as error:
+            refused[at] = Refusal(output, at + 1, str(error), image_id.as_py())
+    kept = [at for at in range(len(images)) if at not in refused]
+    return ImageManifest(images.take(pa.array(kept, pa.int64())), tuple(refused.values()))
 
 
 def _models(table: pa.Table) -> Iterator[tuple[str, str]]:

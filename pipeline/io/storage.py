@@ -20,11 +20,13 @@ from pipeline.io.uris import canonical, check_allowed, join, parent, resolve, sc
 
 __all__ = [
     "StorageError",
+    "TooLargeError",
     "check_allowed",
     "check_writable",
     "copy_folder",
     "exists",
     "folder_version",
+    "folds_case",
     "glob",
     "is_folder",
     "join",
@@ -47,10 +49,19 @@ class StorageError(RelatentError):
         self.missing = missing
 
 
-def read_bytes(uri: str) -> bytes:
+class TooLargeError(StorageError):
+    """An object is larger than its reader allows."""
+
+
+def read_bytes(uri: str, limit: int | None = None) -> bytes:
     """The whole content of a file or object.
 
+    Args:
+        uri: what to read.
+        limit: bytes that it may have; of more, one byte beyond is transferred and no others.
+
     Raises:
+        TooLargeError: it has more than `limit` bytes.
         StorageError: it is not there (`missing`), is not a file, or the storage does not answer.
     """
 
@@ -58,9 +69,15 @@ def read_bytes(uri: str) -> bytes:
         # A manifest may name /dev/zero or a pipe, whose reading never ends.
         if scheme_of(uri) == "" and Path(path).exists() and not Path(path).is_file():
             raise IsADirectoryError("expected a regular file")
-        return bytes(fs.cat_file(path))
+        if limit is None:
+            return bytes(fs.cat_file(path))
+        with fs.open(path, "rb", cache_type="none") as file:
+            return bytes(file.read(limit + 1))
 
-    return _on(uri, read)
+    data = _on(uri, read)
+    if limit is not None and len(data) > limit:
+        raise TooLargeError(f"{uri}: expected at most {limit} bytes")
+    return data
 
 
 def read_part(uri: str, read: Callable[[BinaryIO], _T]) -> _T:
@@ -123,6 +140,19 @@ def check_writable(folder: str) -> None:
 def exists(uri: str) -> bool:
     """Whether there is a file, object or folder."""
     return _on(uri, lambda fs, path: bool(fs.exists(path)))
+
+
+def folds_case(folder: str) -> bool:
+    """Whether a name below a folder, there already or not, is the same in capitals; on object storage it never is."""
+    if scheme_of(folder):
+        return False
+    path = Path(canonical(folder))
+    there = next(above for above in (path, *path.parents) if above.exists())
+    lettered = next((above for above in (there, *there.parents) if above.name.swapcase() != above.name), None)
+    if lettered is None:
+        return False
+    twin = lettered.with_name(lettered.name.swapcase())
+    return twin.exists() and twin.samefile(lettered)
 
 
 def is_folder(uri: str) -> bool:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import posixpath
 import re
+from collections.abc import Sequence
 from typing import Final
 
-from pipeline.errors import RelatentError
+from pipeline.errors import RelatentError, redacted
 
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
+# fsspec's way to read one file system through another, which nothing here understands.
+_CHAIN: Final = re.compile(r"::.*://|.://.*::")
 _WILDCARD: Final = re.compile(r"[*?\[]")
 # "memory" holds only what this process put there.
 _SCHEMES: Final = {"", "s3", "memory"}
@@ -65,7 +68,12 @@ def resolve(uri: str, relative_to: str) -> str:
     """Make a relative URI absolute against a folder; absolute ones stay.
 
     `..` may leave the folder, but never the bucket.
+
+    Raises:
+        UriRefusedError: a chain of several.
     """
+    if _CHAIN.search(uri):
+        raise UriRefusedError(f"{uri!r}: expected one URI; got a chain of several")
     if _SCHEME.match(uri) or uri.startswith("/"):
         return canonical(uri)
     if not scheme_of(relative_to):
@@ -76,21 +84,38 @@ def resolve(uri: str, relative_to: str) -> str:
     return f"{scheme}://{bucket}/{key}"
 
 
-def check_allowed(uri: str, manifest_uri: str) -> None:
+def check_allowed(uri: str, manifest_uri: str, allow: Sequence[str] = ()) -> None:
     """Refuse what a manifest may not name, once `uri` is resolved.
 
     A manifest on remote storage may name only that storage: it must not read files of the machine that
     runs the job.
 
+    Args:
+        uri: absolute.
+        manifest_uri: where it stands.
+        allow: prefixes, each canonical; if there are any, the URI is below one of them.
+
     Raises:
-        UriRefusedError: the URI's scheme is not allowed, here or anywhere, or it holds control characters.
+        UriRefusedError: the URI's scheme is not allowed, here or anywhere; it is below no allowed prefix; or it holds
+            control characters or credentials.
     """
     if _CONTROL.search(uri):
         raise UriRefusedError(f"{uri!r}: holds control characters")
+    if redacted(uri) != uri:
+        raise UriRefusedError(f"{uri}: expected no credentials; they come from the environment of the job")
     scheme, home = scheme_of(uri), scheme_of(manifest_uri)
     if scheme not in _SCHEMES:
         raise UriRefusedError(f"{uri}: expected a path, file:// or s3:// URI; got scheme {scheme!r}")
+    if scheme and {".", ".."} & set(uri.split("/")):
+        raise UriRefusedError(f"{uri}: expected no . or .. in a URI that is not relative")
     if home and scheme != home:
         raise UriRefusedError(
             f"{uri}: a manifest on {home}:// may name only {home}:// URIs; got {scheme or 'a local path'}"
         )
+    if allow and not any(is_below(uri, prefix) for prefix in allow):
+        raise UriRefusedError(f"{uri}: expected a URI below {' or '.join(allow)}, as --allow says")
+
+
+def is_below(uri: str, prefix: str) -> bool:
+    """Whether a canonical URI is a prefix, or in a folder of that name."""
+    return f"{uri}/".startswith(prefix.rstrip("/") + "/")

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import re
 import reprlib
-from collections.abc import Mapping
+import unicodedata
+from collections.abc import Iterator, Mapping
 from typing import Any, Final, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from pipeline.errors import RelatentError
 from pipeline.records import MAX_STRENGTH, MAX_WEIGHT, MIN_STRENGTH, MIN_WEIGHT
 
 _Row = TypeVar("_Row", bound=BaseModel)
 
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 _LONGEST_NAME: Final = 255  # bytes of one name in a file system
+_LONGEST_ID: Final = 512  # bytes; S3 has 1024 for the whole key
+# Text that is shown in another order than it has, and characters that look like the slash between folders.
+_MISLEADING: Final = re.compile("[\u202a-\u202e\u2066-\u2069\u2044\u2215\u29f8\uff0f\uff3c]")
+# Names of devices on Windows, with any suffix.
+_DEVICE: Final = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
 
 
-class InvalidRowError(Exception):
+class InvalidRowError(RelatentError):
     """A row is refused; the text says why."""
 
 
@@ -82,30 +89,40 @@ def check_id(column: str, value: str, *, folders: bool) -> None:
     Raises:
         InvalidRowError: with the reason.
     """
-    if problem := _id_problem(value, folders=folders):
+    for problem in _id_problems(value, folders=folders):
         raise InvalidRowError(f"{column}: {problem}; got {reprlib.repr(value)}")
 
 
-def _id_problem(value: str, *, folders: bool) -> str | None:
+def _id_problems(value: str, *, folders: bool) -> Iterator[str]:
     segments = value.split("/")
     if _CONTROL.search(value):
-        return "expected no control characters"
+        yield "expected no control characters"
     if "\\" in value:
-        return "expected no backslashes"
+        yield "expected no backslashes"
     if len(segments) > 1 and not folders:
-        return "expected no slashes"
+        yield "expected no slashes"
     if {"", ".", ".."} & set(segments):
-        return "expected a relative path without empty, . or .. segments"
+        yield "expected a relative path without empty, . or .. segments"
     if any(len(segment.encode()) > _LONGEST_NAME for segment in segments):
-        return f"expected names of at most {_LONGEST_NAME} bytes"
-    return None
+        yield f"expected names of at most {_LONGEST_NAME} bytes"
+    if len(value.encode()) > _LONGEST_ID:
+        yield f"expected at most {_LONGEST_ID} bytes"
+    if _MISLEADING.search(value):
+        yield "expected no characters that look like a slash or turn the direction of text"
+    if any(segment.endswith((".", " ")) or _DEVICE.fullmatch(segment) for segment in segments):
+        yield "expected names that every file system keeps: no dot or space at the end, no device such as NUL"
 
 
 class UniqueIds:
-    """The ids of one manifest so far, and where each stands."""
+    """The ids of one manifest so far, and where each stands.
 
-    def __init__(self, column: str) -> None:
+    Ids are the same if a file system may take them for the same: whichever way Unicode composes their letters, and
+    with `fold_case` in capitals or not.
+    """
+
+    def __init__(self, column: str, *, fold_case: bool = False) -> None:
         self._column = column
+        self._fold_case = fold_case
         self._places: dict[str, tuple[str, int]] = {}
 
     def claim(self, value: str, file: str, line: int) -> None:
@@ -114,7 +131,8 @@ class UniqueIds:
         Raises:
             InvalidRowError: an earlier row has it.
         """
-        first = self._places.setdefault(value, (file, line))
+        name = value if value.isascii() else unicodedata.normalize("NFC", value)
+        first = self._places.setdefault(name.casefold() if self._fold_case else name, (file, line))
         if first != (file, line):
             raise InvalidRowError(
                 f"{self._column}: expected unique ids; got {value!r} again, first at {first[0]}:{first[1]}"

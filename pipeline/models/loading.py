@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from pipeline.errors import JobError
+from pipeline.models.checking import check_folder
 
 BUNDLED_MODEL: Final = Path(__file__).parent.parent / "demo" / "model"
 _CACHE: Final = Path.home() / ".cache" / "relatent" / "models"
@@ -34,11 +35,7 @@ def resolve_model(model: str | None) -> Path:
 
 
 def _checked(folder: Path, name: str) -> Path:
-    if not (folder / "model_index.json").is_file():
-        raise JobError(f"model {name}: expected a diffusers folder with model_index.json; got none in {folder}")
-    unsafe = sorted(p.name for p in folder.rglob("*") if p.suffix in {".bin", ".ckpt", ".pt", ".pth", ".pkl"})
-    if unsafe and not any(folder.rglob("*.safetensors")):
-        raise JobError(f"model {name}: expected safetensors weights; got {', '.join(unsafe[:3])}")
+    check_folder(folder, name)
     return folder
 
 

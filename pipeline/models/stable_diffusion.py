@@ -19,6 +19,7 @@ from pipeline.diffusion.control import NO_CONTROL, Control, Wording
 from pipeline.diffusion.schedule import NoiseSchedule, ddim_schedule
 from pipeline.errors import JobError
 from pipeline.models.attention import ControlledAttention, Watched, processed_by
+from pipeline.models.checking import check_sizes
 from pipeline.models.loading import model_fingerprint, resolve_model
 from pipeline.models.prompts import wording
 
@@ -213,6 +214,7 @@ def _load(folder: Path, name: str) -> StableDiffusionPipeline:
     for library in (diffusers, transformers):
         library.utils.logging.set_verbosity_error()
         library.utils.logging.disable_progress_bar()
+    check_sizes(folder, name)
     try:
         pipeline = StableDiffusionPipeline.from_pretrained(
             folder,

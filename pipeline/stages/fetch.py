@@ -12,7 +12,7 @@ from pipeline.config import Controls, JobConfig
 from pipeline.errors import RowError
 from pipeline.io.images import Photo, check_mask_shape, decode, decode_mask
 from pipeline.io.outcomes import KeyIndex, read_inversion
-from pipeline.io.storage import StorageError, read_bytes
+from pipeline.io.storage import StorageError, TooLargeError, read_bytes
 from pipeline.keys import artifact_row_key, content_key, edit_key, inversion_key, seed_of, sha256_hex
 from pipeline.planning import Asking
 from pipeline.records import Edit, Failure, ImageRow
@@ -21,6 +21,9 @@ from pipeline.stages.history import History
 from pipeline.stages.rows import NOTHING, Asked, FailedRow, Fetched, Order, Payloads, dump, image_columns
 
 _THREADS: Final = 16
+# A file of more than its largest picture without compression, and what describes it, is not read.
+_BYTES_PER_PIXEL: Final = 4
+_METADATA_BYTES: Final = 64 << 20
 _ARTIFACT_COLUMNS: Final = (
     "source_prompt",
     "settings",
@@ -138,7 +141,7 @@ class Fetch:
         if "inversion_key" in visit.row:
             visit.image_sha256, visit.inversion_key = visit.row["image_sha256"], visit.row["inversion_key"]
             return None
-        original = _read(visit.image.image_uri, "image_missing")
+        original = self._read(visit.image.image_uri, "image")
         visit.image_sha256 = sha256_hex(original)
         self._stop_if_standing(visit, visit.image_sha256)
         visit.inversion_key = inversion_key(
@@ -193,7 +196,15 @@ class Fetch:
         uri = visit.image.mask_uri
         if uri is None or not visit.asked or self._config.edit.mask == "none":
             return None
-        return _read(uri, "mask_missing")
+        return self._read(uri, "mask")
+
+    def _read(self, uri: str, kind: Literal["image", "mask"]) -> bytes:
+        try:
+            return read_bytes(uri, _BYTES_PER_PIXEL * self._config.max_pixels + _METADATA_BYTES)
+        except TooLargeError as error:
+            raise RowError("image_too_large" if kind == "image" else "mask_not_decodable", str(error)) from error
+        except StorageError as error:
+            raise RowError(f"{kind}_missing" if error.missing else "storage_unavailable", str(error)) from error
 
     def _payloads(self, visit: _Visit, original: bytes | None, mask: bytes | None, *, invert: bool) -> Payloads:
         """What the engine and the compositing need: checked pictures, and the artifact where there is one."""
@@ -213,7 +224,7 @@ class Fetch:
 
     def _checked_original(self, visit: _Visit, original: bytes | None) -> bytes:
         if original is None:
-            original = _read(visit.image.image_uri, "image_missing")
+            original = self._read(visit.image.image_uri, "image")
         visit.tried = sha256_hex(original)
         if visit.tried != visit.image_sha256:
             raise RowError(
@@ -250,10 +261,3 @@ def _image(row: Asked) -> ImageRow:
         mask_uri=row["mask_uri"],
         **row.get("carried", {}),
     )
-
-
-def _read(uri: str, if_missing: str) -> bytes:
-    try:
-        return read_bytes(uri)
-    except StorageError as error:
-        raise RowError(if_missing if error.missing else "storage_unavailable", str(error)) from error

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.io import storage
 from pipeline.io.artifacts import EDIT_SCHEMA, FAILURE_SCHEMA, INVERSION_SCHEMA, write_rows
-from pipeline.io.reuse import inverted_images
+from pipeline.io.reuse import checked_again, inverted_images
 from tests.io.rows import edit_row, failure_row, inversion_row
 
 
@@ -77,6 +77,19 @@ def test_edits_find_a_users_columns_under_their_own_names(tmp_path: Path) -> Non
     [found] = inverted_images(str(tmp_path), row["model_fingerprint"]).to_pylist()
     assert {name: found[name] for name in carried} == carried
     assert found["fitted_scale"] == 7.5
+
+
+def test_artifacts_are_held_to_what_manifests_are(tmp_path: Path) -> None:
+    """Whoever wrote an output: ids that climb, and originals that the job may not read, cost their image."""
+    rows = [inversion_row(name) for name in ("a", "b", "c", "d")]
+    rows[1]["image_id"] = "../../b"
+    rows[2]["image_uri"], rows[3]["image_uri"] = "http://169.254.169.254/c.png", "/etc/passwd"
+    write_rows(str(tmp_path), "inversions", rows)
+    images = inverted_images(str(tmp_path), rows[0]["model_fingerprint"])
+    assert sorted(checked_again(images, "out", []).table["image_id"].to_pylist()) == ["a", "d"]
+    manifest = checked_again(images, "out", [rows[0]["image_uri"].rpartition("/")[0]])
+    assert manifest.table["image_id"].to_pylist() == ["a"]
+    assert sorted(str(refusal.row_id) for refusal in manifest.refusals) == ["../../b", "c", "d"]
 
 
 def test_files_of_one_table_can_be_read_together(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.errors import JobError
 from pipeline.io import storage
-from pipeline.io.manifest import ImageManifest, read_images
+from pipeline.io.manifest import ImageManifest, read_images, read_prompts
 from pipeline.records import ImageRow
 
 ROWS: list[dict[str, Any]] = [
@@ -116,6 +116,14 @@ def test_a_column_without_values_exists(tmp_path: Path) -> None:
         ("a\nx", "control"),
         ("x" * 256, "255 bytes"),
         ("ü" * 128, "255 bytes"),
+        ("ü" * 120 + "/" + "ü" * 120 + "/" + "ü" * 20, "512 bytes"),
+        ("a\uff0f..\uff0fx", "look like a slash"),
+        ("a\u2044x", "look like a slash"),
+        ("a\u202egnp.x", "direction"),
+        ("a/x.", "dot or space"),
+        ("a /x", "dot or space"),
+        ("a/nul", "device"),
+        ("COM1.txt/x", "device"),
         ("x" * 513, "at most 512"),
         ("\ud800", "string"),
         ("", "at least 1"),
@@ -141,6 +149,35 @@ def test_duplicate_ids(tmp_path: Path) -> None:
     assert _reason(manifest).startswith(f"{tmp_path}/images.csv:4: image_id: expected unique ids; got 'a' again")
     assert _reason(manifest).endswith("images.csv:2")
     assert manifest.refusals[0].row_id == "a"
+
+
+def test_twins_of_unicode_are_duplicates(tmp_path: Path) -> None:
+    """Two spellings of one text, which some file systems take for one name, are one id; capitals are another."""
+    manifest = _text(tmp_path, "image_id,image_uri\ncaf\u00e9,1.png\ncafe\u0301,2.png\nA,3.png\na,4.png\n")
+    assert manifest.table["image_id"].to_pylist() == ["caf\u00e9", "A", "a"]
+    assert "expected unique ids" in _reason(manifest)
+
+
+def test_capitals_make_no_id_where_the_output_folds_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where `A` and `a` are one folder, the second row would overwrite what the first one made."""
+    (tmp_path / "images.csv").write_text("image_id,image_uri\nA,1.png\na,2.png\n")
+    (tmp_path / "prompts.csv").write_text("edit_id,prompt\nA,blue\na,red\n")
+    images, prompts, output = (str(tmp_path / name) for name in ("images.csv", "prompts.csv", "out"))
+    assert not read_images(images, output).refusals
+    monkeypatch.setattr(storage, "folds_case", lambda folder: folder == output)
+    assert [r.line for r in read_images(images, output).refusals] == [3]
+    assert [r.line for r in read_prompts(prompts, output).refusals] == [3]
+
+
+def test_an_operators_prefixes_narrow_a_manifest(tmp_path: Path) -> None:
+    """Rows whose picture or mask is elsewhere are refused and say where they might be."""
+    (tmp_path / "images.csv").write_text(
+        "image_id,image_uri,mask_uri\na,in/a.png,in/m.png\nb,in/../b.png,\nc,in/c.png,/etc/passwd\n"
+    )
+    manifest = read_images(str(tmp_path / "images.csv"), allow=[f"file://{tmp_path}/in/"])
+    assert manifest.table["image_id"].to_pylist() == ["a"]
+    assert [(r.line, r.row_id) for r in manifest.refusals] == [(3, "b"), (4, "c")]
+    assert all(f"below {tmp_path}/in" in r.reason for r in manifest.refusals)
 
 
 def test_csv_lines_are_those_of_the_file(tmp_path: Path) -> None:

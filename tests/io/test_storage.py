@@ -71,6 +71,24 @@ def test_listing_is_recursive_sorted_and_complete(folder: str) -> None:
     assert len(storage.list_files(storage.join(folder, "in/"))) == 4
 
 
+def test_a_reader_may_bound_what_it_reads(folder: str) -> None:
+    """A file of exactly the limit is read, also an empty one; of a larger one no more than the limit is."""
+    storage.write_bytes(f"{folder}/a", b"123")
+    storage.write_bytes(f"{folder}/empty", b"")
+    assert storage.read_bytes(f"{folder}/a", 3) == b"123"
+    assert storage.read_bytes(f"{folder}/empty", 3) == b""
+    with pytest.raises(storage.TooLargeError, match="at most 2 bytes"):
+        storage.read_bytes(f"{folder}/a", 2)
+
+
+def test_names_in_capitals_are_other_names(folder: str, tmp_path: Path) -> None:
+    """Neither Linux's file systems nor object storage fold them; a folder that does holds each name's twin."""
+    assert not storage.folds_case(f"{folder}/not/there")
+    (tmp_path / "folds").mkdir()
+    (tmp_path / "FOLDS").symlink_to(tmp_path / "folds")
+    assert storage.folds_case(str(tmp_path / "folds"))
+
+
 def test_an_absent_folder_lists_nothing(folder: str) -> None:
     """A first run finds no files, and no error."""
     assert storage.list_files(storage.join(folder, "nowhere")) == []

@@ -57,8 +57,8 @@ def test_relative_uris_resolve_against_the_folder(uri: str, folder: str, absolut
 @given(st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=40))
 def test_a_remote_manifest_reads_nothing_but_its_storage(uri: str) -> None:
     """Whatever text a manifest on S3 gives as a URI, it is refused or it is on S3."""
-    absolute = resolve(uri, "s3://bucket/folder")
     try:
+        absolute = resolve(uri, "s3://bucket/folder")
         check_allowed(absolute, "s3://bucket/folder/images.csv")
     except UriRefusedError:
         return
@@ -75,6 +75,12 @@ def test_a_remote_manifest_reads_nothing_but_its_storage(uri: str) -> None:
         "http://169.254.169.254/latest/meta-data",
         "gs://bucket/key",
         "local:///etc/passwd",
+        "s3://bucket/folder/../../other/key",
+        "simplecache::file:///etc/passwd",
+        "filecache::s3://bucket/key",
+        "zip://etc/passwd::file:///tmp/a.zip",
+        "s3://bucket/key::file:///etc/passwd",
+        "s3://key:secret@bucket/a.png",
     ],
 )
 def test_a_remote_manifest_may_not_name_other_storage(uri: str) -> None:
@@ -95,6 +101,41 @@ def test_a_local_manifest_may_name_only_files_and_s3(uri: str) -> None:
 def test_a_local_manifest_may_name_files_and_s3(uri: str) -> None:
     """Both storages of the project are allowed to a local manifest."""
     check_allowed(uri, "/data/images.csv")
+
+
+@pytest.mark.parametrize(
+    ("uri", "allowed"),
+    [
+        ("s3://bucket/photos/a.png", True),
+        ("s3://bucket/photos", True),
+        ("s3://bucket/photos-of-others/a.png", False),
+        ("s3://bucket/a.png", False),
+        ("s3://other/photos/a.png", False),
+        ("S3://bucket/photos/a.png", True),
+        ("/data/in/a.png", True),
+        ("file:///data/in/a.png", True),
+        ("/data/in/../secret.png", False),
+        ("/data/input/a.png", False),
+        ("s3://bucket/photos/../a.png", False),
+    ],
+)
+def test_prefixes_narrow_what_may_be_named(uri: str, allowed: bool) -> None:
+    """With prefixes only what is below one of them is allowed: whole names, after `..` is resolved."""
+    prefixes = [canonical(prefix) for prefix in ("s3://bucket/photos/", "file:///data/in")]
+    try:
+        check_allowed(resolve(uri, "/data"), "/data/images.csv", prefixes)
+    except UriRefusedError:
+        assert not allowed
+    else:
+        assert allowed
+
+
+def test_a_refused_uri_keeps_its_credentials() -> None:
+    """What a manifest gives away is not given away again in messages."""
+    for uri in ("s3://key:topsecret@bucket/a.png", "https://host/a.png?X-Amz-Signature=topsecret&x=1"):
+        with pytest.raises(UriRefusedError, match=r"\*\*\*") as refused:
+            check_allowed(uri, "/data/images.csv")
+        assert "topsecret" not in str(refused.value)
 
 
 def test_parents_and_pattern_roots() -> None:

@@ -33,6 +33,29 @@ def test_no_file_and_no_flags_are_the_defaults() -> None:
     assert read_config(None, dict.fromkeys(_FIELDS)) == JobConfig()
 
 
+def test_prefixes_may_be_several() -> None:
+    """`--allow` adds up; without it the file's stand."""
+    assert read_config(None, {"allow": ["s3://a", "/b"]}).allow == ("s3://a", "/b")
+    assert read_config(None, {"allow": []}) == JobConfig()
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "s3://AKIA:topsecret@bucket/images.csv",
+        "https://host/images.csv?x=1&X-Amz-Signature=topsecret",
+        "https://topsecret@host/images.csv",
+    ],
+)
+@pytest.mark.parametrize("option", ["images", "output", "model", "allow"])
+def test_credentials_do_not_belong_in_options(uri: str, option: str) -> None:
+    """They would stand in run.json: refused, without being repeated."""
+    with pytest.raises(JobError, match="environment") as caught:
+        read_config(None, {option: [uri] if option == "allow" else uri})
+    assert "topsecret" not in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -41,6 +64,16 @@ def test_no_file_and_no_flags_are_the_defaults() -> None:
         ("inversion: fast", "inversion"),
         ("- a list", "expected a mapping"),
         ("{", "config"),
+        ("a: &a [x]\nb: &b [*a, *a]\nbatch_size: " + "[" * 20_000, "config"),
+        (
+            "a: &a [x,x,x,x,x,x,x,x,x]\n"
+            + "".join(f"{n}: &{n} [{', '.join([f'*{m}'] * 9)}]\n" for m, n in zip("abcdefgh", "bcdefghi", strict=True))
+            + "batch_size: *i",
+            "aliases",
+        ),
+        ("batch_size: !!int ''", "config"),
+        ("batch_size: !!python/object/apply:os.system [id]", "config"),
+        ("batch_size: 1" + "0" * 5000, "config"),
     ],
 )
 def test_a_bad_file_is_one_line(tmp_path: Path, text: str, expected: str) -> None:

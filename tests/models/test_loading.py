@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save
 
 from pipeline.errors import JobError
 from pipeline.io.storage import write_bytes
@@ -23,10 +25,10 @@ def test_new_weights_under_an_old_uri_are_another_model() -> None:
     """The fingerprint follows what the remote folder holds now."""
     uri = "memory://models/replaced"
     write_bytes(f"{uri}/model_index.json", b"{}")
-    write_bytes(f"{uri}/unet/weights.safetensors", b"old")
+    write_bytes(f"{uri}/unet/weights.safetensors", save({"w": torch.zeros(3)}))
     old, folder = loading.model_fingerprint(uri), loading.resolve_model(uri)
     assert loading.resolve_model(uri) == folder
-    write_bytes(f"{uri}/unet/weights.safetensors", b"new")
+    write_bytes(f"{uri}/unet/weights.safetensors", save({"w": torch.ones(3)}))
     assert loading.model_fingerprint(uri) != old
 
 

@@ -14,6 +14,7 @@ from pipeline.io.artifacts import write_rows
 from pipeline.io.images import encode_png
 from pipeline.io.outcomes import current_failures
 from pipeline.records import PromptRow
+from pipeline.stages import fetch
 from pipeline.stages.rows import Asked
 from tests.io.rows import failure_row
 from tests.small_job import table
@@ -42,6 +43,19 @@ def test_bad_images_cost_themselves(output: Path, photograph: Photograph, data: 
     assert (counts.inverted, counts.images_failed, counts.edited, counts.edits_failed) == (1, 1, 3, 3)
     (failure,) = table(output, "failures")
     assert (failure["image_id"], failure["edit_id"], failure["code"], failure["attempts"]) == ("bad", None, code, 1)
+
+
+@pytest.mark.parametrize(("name", "code"), [("image_uri", "image_too_large"), ("mask_uri", "mask_not_decodable")])
+def test_files_beyond_all_pictures_are_not_read(
+    output: Path, photograph: Photograph, monkeypatch: pytest.MonkeyPatch, name: str, code: str
+) -> None:
+    """An object of more bytes than any allowed picture has costs its row, and no memory."""
+    monkeypatch.setattr(fetch, "_METADATA_BYTES", 100_000)
+    large = {**photograph("large", 50), name: str(output.parent / "large")}
+    with (output.parent / "large").open("wb") as file:
+        file.truncate(1 << 40)
+    counts = Job(output, StandInEditor(), [BLUE], max_pixels=100_000).run([photograph("a"), large])
+    assert (counts.images_failed, counts.codes) == (1, {code: 1})
 
 
 def test_permanent_failures_stand_while_their_input_is_unchanged(output: Path, photograph: Photograph) -> None:
