@@ -76,9 +76,8 @@ def test_what_a_job_says_itself_stays() -> None:
     assert list(given.escalations) == ["balanced", "best"]
     assert {(s.guidance_scale, s.num_inference_steps) for s in given.escalations.values()} == {(7.5, 9)}
     plain = JobConfig.model_validate({"inversion": {"method": "ddim"}})
-    assert {s.method for s in plain.escalations.values()} == {"ddim"}
     drawn = JobConfig.model_validate({"inversion": {"method": "edit-friendly", "num_inference_steps": 9}})
-    assert drawn.escalations == JobConfig(preset="best").escalations == JobConfig(escalate=False).escalations == {}
+    assert plain.escalations == drawn.escalations == JobConfig(preset="best").escalations == JobConfig(escalate=False).escalations == {}
 
 
 def test_keys_hold_the_margin_only_where_it_changes_something() -> None:
@@ -96,7 +95,7 @@ def test_a_job_tells_what_it_escalated(output: Path, photograph: Any) -> None:
         def invert_rows(self, images: Any, prompts: Any, settings: Any) -> list[Inversion | RowError]:
             found = super().invert_rows(images, prompts, settings)
             shades = [int(image[0, 0, 0]) for image in images]
-            better = 30.0 + settings.num_inference_steps / 20
+            better = {_CHEAP: 31.0, _MIDDLE: 32.5, _BEST: 35.0}[settings]
             for shade, inversion in zip(shades, found, strict=True):
                 object.__setattr__(inversion, "recon_psnr", 39.5 if shade == 100 else better)
             return found
