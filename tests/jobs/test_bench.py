@@ -49,4 +49,5 @@ def test_speed_measures_random_weights(tmp_path: Path) -> None:
     assert figures["fixed_iterations"]
     assert figures["systems"].keys() == {"img2img", "fast"}
     assert figures["skipped"] == {}
+    assert figures["speedups"]["fast"]["img2img"]["invert"] is None  # which inverts nothing
     assert f"| fast | {figures['systems']['fast']['invert_s']:.3f} |" in done.stdout

@@ -56,7 +56,7 @@ class Extent:
 @contextlib.contextmanager
 def bench_model(name: str | None) -> Iterator[StableDiffusion]:
     """Load what `--model` names: besides what other commands take, one of `RANDOM_MODELS`, made on the spot."""
-    if name not in RANDOM_MODELS:
+    if name is None or name not in RANDOM_MODELS:
         yield StableDiffusion.from_pretrained(name, None, None)
         return
     with tempfile.TemporaryDirectory() as folder:
@@ -97,7 +97,7 @@ def measure_speed(
             skipped[name] = f"{type(error).__name__}: {' '.join(str(error).split())}"
             say(f"{name}: skipped ({skipped[name]})")
         else:
-            say(f"{name}: {measured[name].invert_s:.3f} s per image, {measured[name].edit_s:.3f} s per edit")
+            say(f"{name}: {measured[name]}")
     ceiling = as_pixels(model.decode_latents(model.encode_images(as_tensor([photo.pixels for photo in compared]))))
     return SpeedReport(
         machine=describe(model.device, model.dtype),

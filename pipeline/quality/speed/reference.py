@@ -71,12 +71,8 @@ def null_text(
             if stops and loss.item() < _STOP + i * _STOP_PER_STEP:
                 break
         embeddings.append(unconditional.detach())
-        z = step_down(
-            z,
-            _both(model, z, schedule.timesteps[step - 1], embeddings[-1], conditional, guidance_scale),
-            schedule,
-            step,
-        )
+        output = _both(model, z, schedule.timesteps[step - 1], embeddings[-1], conditional, guidance_scale)
+        z = step_down(z, output, schedule, step)
     return NullText(trajectory[n_steps], embeddings, z, iterations)
 
 

@@ -33,6 +33,9 @@ class Figures:
     ours: bool
     settings: Mapping[str, Any]
 
+    def __str__(self) -> str:
+        return f"{self.invert_s:.3f} s per image, {self.edit_s:.3f} s per edit, {self.recon_psnr:.2f} dB"
+
     def end_to_end_s(self, edits: int) -> float:
         """Seconds for one image and so many edits of it."""
         return self.invert_s + edits * self.edit_s

@@ -200,15 +200,13 @@ def systems(batch: int, *, fixed: bool) -> dict[str, System]:
     The published loop appears twice: as it is, at the paper's guidance and with gradients of weights; and at its best
     here, at the guidance at which our own default edits, and with the network frozen.
     """
-    presets = {
+    presets: dict[str, Ours] = {
         name: Ours(_exhausted(preset.inversion) if fixed else preset.inversion, preset.edit, batch)
         for name, preset in PRESETS.items()
     }
-    # At a guidance of 1 what null-text learns has no say.
-    guidance = presets[IN_BATCHES].inversion.guidance_scale
     return {
         PUBLISHED: NullTextLoop(PAPER_GUIDANCE, frozen=False, stops=not fixed),
-        BEST_LOOP: NullTextLoop(guidance, frozen=True, stops=not fixed),
+        BEST_LOOP: NullTextLoop(presets[IN_BATCHES].inversion.guidance_scale, frozen=True, stops=not fixed),
         "ledits++": PeerEditor("ledits++", alone=True, batch=1),
         "img2img": PeerEditor("img2img", alone=False, batch=batch),
         **presets,
