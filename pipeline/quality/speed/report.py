@@ -16,7 +16,8 @@ class Figures:
     Attributes:
         recon_psnr: mean over the same photographs for all systems, in dB.
         peak_mb: as `peak_memory` has it.
-        flops_utilisation: FLOPs of inversions and edits per second, as a share of the machine's matrix product.
+        flops_per_s: of inversions and edits, networks alone.
+        flops_utilisation: the same as a share of the machine's matrix product, the fastest seen in the run.
         images, edits: what the seconds are means of.
         iterations: gradient steps per image; None where nothing is fitted.
         ours: whether this is one of the project's own.
@@ -26,6 +27,7 @@ class Figures:
     edit_s: float
     recon_psnr: float
     peak_mb: float | None
+    flops_per_s: float
     flops_utilisation: float
     images: int
     edits: int
