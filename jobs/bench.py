@@ -47,7 +47,7 @@ def quality(
             StableDiffusion.from_pretrained(model, None, None),
             report / "parts",
             extent if scenes is None else replace(extent, scenes=scenes),
-            [] if systems is None else [name.strip() for name in systems.split(",")],
+            _listed(systems),
             batch_size,
             say=lambda line: typer.echo(line, err=True),
         )
@@ -63,27 +63,48 @@ def quality(
 
 @bench.command()
 def speed(
-    images: Annotated[int, typer.Option(min=1, help="images in the batch")] = 16,
-    model: _Model = None,
+    images: Annotated[int, typer.Option(min=1, help="photographs, each with four edits")] = 8,
+    alone: Annotated[
+        int, typer.Option(min=1, help="of these, how many also go through what takes one image at a time")
+    ] = 4,
+    batch_size: Annotated[int, typer.Option(min=1, help="rows that go through the network together")] = 16,
+    systems: Annotated[str | None, typer.Option(help="only these, separated by commas (default: all)")] = None,
+    steps: Annotated[int | None, typer.Option(min=4, max=100, help="of every system (default: each its own)")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            help="diffusers folder or hub id (default: the bundled model); or random weights: random-sd15, random-tiny",
+        ),
+    ] = None,
     json_file: _Json = None,
 ) -> None:
-    """A batch of images against the same images one at a time."""
+    """Seconds, memory and arithmetic of the presets, of published null-text inversion, and of other people's editors.
+
+    All on the same weights and photographs, with reconstruction beside.
+    """
 
     def measure() -> int:
-        from pipeline.config import InversionSettings
-        from pipeline.editor import Editor
-        from pipeline.quality.speed_bench import measure_speed
+        from pipeline.models.random_weights import RANDOM_MODELS
+        from pipeline.quality.speed.bench import Extent, bench_model, measure_speed
 
-        report = measure_speed(Editor.from_pretrained(model), images, InversionSettings())
-        typer.echo(
-            f"{report.method}, {report.images} images, {report.machine}: {report.batched_s:.2f} s per image in one "
-            f"batch, {report.single_s:.2f} s one at a time: {report.ratio:.2f} × faster; "
-            f"largest pixel difference {report.max_pixel_difference} of 255"
-        )
+        with bench_model(model) as loaded:
+            report = measure_speed(
+                loaded,
+                Extent(images, min(alone, images), batch_size, steps),
+                _listed(systems),
+                fixed=model in RANDOM_MODELS,
+                say=lambda line: typer.echo(line, err=True),
+            )
         _write(json_file, report.as_json())
+        typer.echo(report.table())
         return DONE
 
     exits(measure)
+
+
+def _listed(systems: str | None) -> list[str]:
+    return [] if systems is None else [name.strip() for name in systems.split(",")]
 
 
 def _write(path: Path | None, figures: dict[str, Any]) -> None:

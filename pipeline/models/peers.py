@@ -7,7 +7,6 @@ turn: the first value of each is where it begins.
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from pipeline.models.measuring import now
 from pipeline.models.stable_diffusion import StableDiffusion
 
 Pixels = NDArray[np.uint8]
@@ -77,7 +77,7 @@ def _img2img(model: StableDiffusion, task: PeerTask, settings: Settings) -> Peer
     from diffusers import StableDiffusionImg2ImgPipeline
 
     pipeline = model.as_pipeline(StableDiffusionImg2ImgPipeline, DDIMScheduler.from_config)
-    began, pictures = time.perf_counter(), list[Pixels]()
+    began, pictures = now(model.device), list[Pixels]()
     for rows in task.rows():
         with _precision(model):
             found = pipeline(
@@ -89,7 +89,7 @@ def _img2img(model: StableDiffusion, task: PeerTask, settings: Settings) -> Peer
                 **settings,
             )
         pictures += _pixels(found.images)
-    return PeerEdits(pictures, 0.0, time.perf_counter() - began)
+    return PeerEdits(pictures, 0.0, now(model.device) - began)
 
 
 def _diffedit(model: StableDiffusion, task: PeerTask, settings: Settings) -> PeerEdits:
@@ -98,7 +98,7 @@ def _diffedit(model: StableDiffusion, task: PeerTask, settings: Settings) -> Pee
     pipeline = model.as_pipeline(StableDiffusionDiffEditPipeline, DDIMScheduler.from_config, inverse_scheduler=None)
     pipeline.inverse_scheduler = DDIMInverseScheduler.from_config(pipeline.scheduler.config)
     steps = {"num_inference_steps": task.num_inference_steps, "inpaint_strength": settings["inpaint_strength"]}
-    began, latents = time.perf_counter(), list[Tensor]()
+    began, latents = now(model.device), list[Tensor]()
     for start in range(0, len(task.images), task.batch):
         chunk = slice(start, start + task.batch)
         prompts = list(task.source_prompts[chunk])
@@ -112,7 +112,7 @@ def _diffedit(model: StableDiffusion, task: PeerTask, settings: Settings) -> Pee
                 **steps,
             )
         latents += found.latents
-    inverted, pictures = time.perf_counter(), list[Pixels]()
+    inverted, pictures = now(model.device), list[Pixels]()
     for rows in task.rows():
         masks = torch.stack([_diffedit_mask(model, pipeline, task, i, prompt, settings) for i, prompt in rows])
         with _precision(model):
@@ -125,7 +125,7 @@ def _diffedit(model: StableDiffusion, task: PeerTask, settings: Settings) -> Pee
                 **steps,
             )
         pictures += _pixels(found.images)
-    return PeerEdits(pictures, inverted - began, time.perf_counter() - inverted)
+    return PeerEdits(pictures, inverted - began, now(model.device) - inverted)
 
 
 def _diffedit_mask(
@@ -160,7 +160,7 @@ def _ledits_pp(model: StableDiffusion, task: PeerTask, settings: Settings) -> Pe
     inversion, edit, pictures = 0.0, 0.0, list[Pixels]()
     with _own_attention(pipeline.unet), _FourChannels(pipeline.unet.config.in_channels):
         for image, source, prompts in zip(task.images, task.source_prompts, task.prompts, strict=True):
-            began = time.perf_counter()
+            began = now(model.device)
             with _precision(model):
                 pipeline.invert(
                     _tensor([image]),
@@ -168,7 +168,7 @@ def _ledits_pp(model: StableDiffusion, task: PeerTask, settings: Settings) -> Pe
                     skip=settings["skip"],
                     generator=torch.Generator().manual_seed(_SEED),
                 )
-                inverted = time.perf_counter()
+                inverted = now(model.device)
                 for prompt in prompts:
                     found = pipeline(
                         **_concepts(settings["concepts"], source, prompt),
@@ -177,7 +177,7 @@ def _ledits_pp(model: StableDiffusion, task: PeerTask, settings: Settings) -> Pe
                         output_type="pt",
                     )
                     pictures += _pixels(found.images)
-            inversion, edit = inversion + inverted - began, edit + time.perf_counter() - inverted
+            inversion, edit = inversion + inverted - began, edit + now(model.device) - inverted
     return PeerEdits(pictures, inversion, edit)
 
 

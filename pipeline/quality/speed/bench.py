@@ -1,0 +1,149 @@
+"""The measurement: every system on the same weights and photographs, in one run."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from pipeline.demo.scene import caption_words
+from pipeline.errors import JobError
+from pipeline.models.measuring import counted_passes, weight_gradients
+from pipeline.models.random_weights import RANDOM_MODELS, save_random_model
+from pipeline.models.stable_diffusion import StableDiffusion
+from pipeline.quality.speed.machine import describe, matmul_rate, peak_memory
+from pipeline.quality.speed.photographs import EDITS, Photograph, photographs
+from pipeline.quality.speed.report import Figures, SpeedReport
+from pipeline.quality.speed.systems import (
+    ALONE,
+    IN_BATCHES,
+    Ours,
+    PeerEditor,
+    Pixels,
+    System,
+    as_pixels,
+    as_tensor,
+    mean_psnr,
+    systems,
+)
+from pipeline.quality.speed.work import row_cost
+
+_WARM_UP_STEPS: Final = 4  # fewer leave LEDITS++ nothing to do
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """How much is measured.
+
+    Attributes:
+        images: photographs of the systems that batch.
+        alone_images: those that the others run on, and that all reconstructions are measured on: the first.
+        batch: rows that go through the network together, images as well as edits.
+        steps: of every system; None leaves each its own.
+    """
+
+    images: int = 8
+    alone_images: int = 4
+    batch: int = 16
+    steps: int | None = None
+
+
+@contextlib.contextmanager
+def bench_model(name: str | None) -> Iterator[StableDiffusion]:
+    """Load what `--model` names: besides what other commands take, one of `RANDOM_MODELS`, made on the spot."""
+    if name is None or name not in RANDOM_MODELS:
+        yield StableDiffusion.from_pretrained(name, None, None)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        save_random_model(Path(folder), RANDOM_MODELS[name], caption_words())
+        yield StableDiffusion.from_pretrained(folder, None, None)
+
+
+def measure_speed(
+    model: StableDiffusion,
+    extent: Extent,
+    names: Collection[str] = (),
+    *,
+    fixed: bool = False,
+    say: Callable[[str], None] = print,
+) -> SpeedReport:
+    """Run every system, or those of `names`; with `fixed`, fits take all of their iterations.
+
+    `say` is told in one line what was measured.
+
+    Raises:
+        JobError: an unknown system.
+        RowError: latents of ours that are not finite.
+    """
+    known = systems(extent.batch, fixed=fixed)
+    if unknown := sorted(set(names) - known.keys()):
+        raise JobError(f"systems: expected some of {', '.join(known)}; got {', '.join(unknown)}")
+    photos = photographs(extent.images, model.side)
+    compared = photos[: extent.alone_images]
+    rate = matmul_rate(model.device, model.dtype)
+    measured, outputs, skipped = dict[str, Figures](), dict[str, list[Pixels]](), dict[str, str]()
+    for name in names or known:
+        system = known[name] if extent.steps is None else known[name].with_steps(extent.steps)
+        try:
+            measured[name], outputs[name] = _measure(model, system, photos, len(compared), rate)
+            rate = max(rate, matmul_rate(model.device, model.dtype))  # other work on the machine comes and goes
+        except Exception as error:  # other people's code, which need not run on every model
+            if not isinstance(system, PeerEditor):
+                raise
+            skipped[name] = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            say(f"{name}: skipped ({skipped[name]})")
+        else:
+            say(f"{name}: {measured[name]}")
+    ceiling = as_pixels(model.decode_latents(model.encode_images(as_tensor([photo.pixels for photo in compared]))))
+    return SpeedReport(
+        machine=describe(model.device, model.dtype),
+        model=model.fingerprint,
+        matmul_flops=rate,
+        vae_psnr=mean_psnr(ceiling, compared),
+        recon_images=len(compared),
+        edits_per_image=len(EDITS),
+        fixed_iterations=fixed,
+        systems={name: replace(f, flops_utilisation=f.flops_per_s / rate) for name, f in measured.items()},
+        skipped=skipped,
+        max_pixel_difference=_largest_difference(outputs),
+    )
+
+
+def _measure(
+    model: StableDiffusion, system: System, photos: Sequence[Photograph], n_compared: int, rate: float
+) -> tuple[Figures, list[Pixels]]:
+    """Run one system → its figures, and its edits."""
+    photos = photos[:n_compared] if system.alone else photos
+    with contextlib.nullcontext() if system.frozen else weight_gradients(model):
+        cost = row_cost(model, model.side)
+        system.with_steps(_WARM_UP_STEPS).run(model, photos[:1] if system.alone else photos)  # first calls pay set-up
+        with peak_memory(model.device) as peak, counted_passes(model) as passes:
+            outcome = system.run(model, photos)
+    seconds = outcome.inversion_seconds + outcome.edit_seconds
+    figures = Figures(
+        invert_s=outcome.inversion_seconds / len(photos),
+        edit_s=outcome.edit_seconds / len(outcome.outputs),
+        recon_psnr=outcome.recon_psnr(n_compared),
+        peak_mb=peak.mb,
+        flops_per_s=cost.of(passes) / seconds,
+        flops_utilisation=cost.of(passes) / seconds / rate,
+        images=len(photos),
+        edits=len(outcome.outputs),
+        iterations=outcome.iterations,
+        ours=isinstance(system, Ours),
+        settings=system.settings,
+    )
+    return figures, outcome.outputs
+
+
+def _largest_difference(outputs: Mapping[str, Sequence[Pixels]]) -> int | None:
+    """Between outputs of the same system in a batch and alone."""
+    if not {ALONE, IN_BATCHES} <= outputs.keys():
+        return None
+    pairs = zip(outputs[ALONE], outputs[IN_BATCHES], strict=False)
+    return max(int(np.abs(alone.astype(int) - together).max()) for alone, together in pairs)
