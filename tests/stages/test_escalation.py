@@ -77,7 +77,8 @@ def test_what_a_job_says_itself_stays() -> None:
     assert {(s.guidance_scale, s.num_inference_steps) for s in given.escalations.values()} == {(7.5, 9)}
     plain = JobConfig.model_validate({"inversion": {"method": "ddim"}})
     drawn = JobConfig.model_validate({"inversion": {"method": "edit-friendly", "num_inference_steps": 9}})
-    assert plain.escalations == drawn.escalations == JobConfig(preset="best").escalations == JobConfig(escalate=False).escalations == {}
+    best, never = JobConfig(preset="best"), JobConfig(escalate=False)
+    assert plain.escalations == drawn.escalations == best.escalations == never.escalations == {}
 
 
 def test_keys_hold_the_margin_only_where_it_changes_something() -> None:
