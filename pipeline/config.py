@@ -200,7 +200,9 @@ class Preset(_Settings):
 PresetName = Literal["fast", "balanced", "best"]
 # In the order in which images that fall short go through them; `balanced` is what the settings' own defaults say.
 PRESETS: Final[Mapping[PresetName, Preset]] = {
-    "fast": Preset(inversion=InversionSettings(method="negative-prompt", num_inference_steps=20), edit=EditSettings()),
+    "fast": Preset(
+        inversion=InversionSettings(method="edit-friendly", num_inference_steps=20), edit=EditSettings(skip=0.15)
+    ),
     "balanced": Preset(inversion=InversionSettings(), edit=EditSettings()),
     "best": Preset(inversion=InversionSettings(method="edit-friendly"), edit=EditSettings(skip=0.15)),
 }
