@@ -15,6 +15,7 @@ import torch
 from pipeline.config import PRESETS
 from pipeline.errors import JobError
 from pipeline.keys import canonical_json, content_key
+from pipeline.models.backbone import Backbone
 from pipeline.models.peers import PEERS
 from pipeline.models.stable_diffusion import StableDiffusion
 from pipeline.quality.cases import KINDS, TUNING_SEEDS, Case, Pixels
@@ -90,12 +91,12 @@ class QualityBench:
         say: is told in one line what was done.
 
     Raises:
-        JobError: an unknown system, or more scenes than there are before the tuning's.
+        JobError: an unknown system, more scenes than there are before the tuning's, or a model that peers are not for.
     """
 
     def __init__(
         self,
-        model: StableDiffusion,
+        model: Backbone,
         folder: Path,
         extent: Extent,
         names: Collection[str] = (),
@@ -107,6 +108,8 @@ class QualityBench:
             raise JobError(f"systems: expected some of {', '.join(SYSTEMS)}; got {', '.join(unknown)}")
         if not 1 <= extent.scenes <= TUNING_SEEDS:
             raise JobError(f"scenes: expected 1 to {TUNING_SEEDS}; got {extent.scenes}")
+        if not isinstance(model, StableDiffusion):
+            raise JobError(f"model {model.name}: expected Stable Diffusion 1.x/2.x; got {model.family.title}")
         self._model, self._extent, self._batch, self._say = model, extent, batch, say
         self._parts = Parts(folder)
         self._names = [name for name in SYSTEMS if not names or name in names]

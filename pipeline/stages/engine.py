@@ -47,9 +47,15 @@ class Engine:
         Raises:
             JobError: the model cannot be loaded.
         """
-        return cls(
-            config, Editor.from_pretrained(config.model, device=device, dtype=config.dtype, side=config.max_side)
+        editor = Editor.from_pretrained(
+            config.model,
+            device=device,
+            dtype=config.dtype,
+            side=config.max_side,
+            lora=config.lora,
+            preview_vae=config.preview_vae,
         )
+        return cls(config, editor)
 
     def __call__(self, rows: Sequence[Fetched]) -> Iterator[list[Made]]:
         inversions = self._inversions(rows)
