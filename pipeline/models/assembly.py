@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import json
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import diffusers
 import torch
 import transformers
 from diffusers import AutoencoderTiny
+from safetensors import SafetensorError
 
 from pipeline.errors import JobError
 from pipeline.models.backbone import Backbone
@@ -21,8 +22,10 @@ from pipeline.models.loading import Lora, model_fingerprint, resolve_autoencoder
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Parts of a pipeline that neither encode, predict nor decode.
 _UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
+# SD3's T5, without which it works, and which takes twice the memory of all the rest.
+_OPTIONAL = ("text_encoder_3", "tokenizer_3")
 # What loading raises where a folder is not what it says.
-_NOT_LOADED = (OSError, ValueError, KeyError, TypeError, RuntimeError)
+_NOT_LOADED = (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError, SafetensorError)
 
 
 def load_backbone(
@@ -42,13 +45,15 @@ def load_backbone(
     name = model or "bundled"
     chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     default = "float32" if chosen.type == "cpu" else "bfloat16"
-    fingerprint = model_fingerprint(model, lora, preview_vae)
     kind = pipeline_class(model)
+    fingerprint = model_fingerprint(model, lora, preview_vae)
     # A job has its own progress; the libraries' bars, and their advice about optional packages, would break it.
     for library in (diffusers, transformers):
         library.utils.logging.set_verbosity_error()
         library.utils.logging.disable_progress_bar()
     pipeline = _pipeline(kind, resolve_model(model), name)
+    for part in pipeline.components.values():
+        _check_complete(f"model {name}", part)
     for text in lora:
         _fuse(pipeline, text, resolve_lora(text))
     if preview_vae is not None:
@@ -63,14 +68,16 @@ def _class(family: Family) -> type[Backbone]:
 
 
 def _pipeline(kind: str, folder: Path, name: str) -> Any:
-    parts = json.loads((folder / "model_index.json").read_text())
+    found = getattr(diffusers, kind)
+    parts = inspect.signature(found.__init__).parameters
+    left_out = [p for p in parts if p in _UNUSED or (p in _OPTIONAL and not (folder / p).is_dir())]
     try:
-        return getattr(diffusers, kind).from_pretrained(
+        return found.from_pretrained(
             folder,
             dtype=torch.float32,  # autocast lowers the products' precision, not the weights'
             use_safetensors=True,
             local_files_only=True,
-            **{part: None for part in _UNUSED if part in parts},
+            **dict.fromkeys(left_out),
         )
     except _NOT_LOADED as error:
         raise JobError(f"model {name}: expected a {FAMILIES[kind].title} pipeline; got {_line(error)}") from error
@@ -85,7 +92,7 @@ def _fuse(pipeline: Any, text: str, lora: Lora) -> None:
         fits = bool(pipeline.get_list_adapters())
         pipeline.fuse_lora(lora_scale=lora.scale)
         pipeline.unload_lora_weights()
-    except (*_NOT_LOADED, AttributeError) as error:
+    except _NOT_LOADED as error:
         raise JobError(f"lora {text}: {_line(error)}") from error
     if not fits:
         raise JobError(f"lora {text}: expected weights for a {type(pipeline).__name__}; got none that fit")
@@ -97,6 +104,7 @@ def _tiny_autoencoder(name: str, own: Any) -> Any:
         tiny = AutoencoderTiny.from_pretrained(folder, dtype=torch.float32, use_safetensors=True, local_files_only=True)
     except _NOT_LOADED as error:
         raise JobError(f"preview_vae {name}: expected an AutoencoderTiny; got {_line(error)}") from error
+    _check_complete(f"preview_vae {name}", tiny)
     expected, got = ((vae.config.latent_channels, len(vae.config.block_out_channels)) for vae in (own, tiny))
     if expected != got:
         raise JobError(
@@ -104,6 +112,14 @@ def _tiny_autoencoder(name: str, own: Any) -> Any:
             f"got {got[0]} and {got[1]}"
         )
     return tiny
+
+
+def _check_complete(what: str, part: Any) -> None:
+    """Refuse a network that was loaded without some of its weights, which diffusers leaves on no device."""
+    if isinstance(part, torch.nn.Module):
+        for name, parameter in part.named_parameters():
+            if parameter.is_meta:
+                raise JobError(f"{what}: expected the weights of {type(part).__name__}; got none for {name}")
 
 
 def _line(error: BaseException) -> str:

@@ -77,12 +77,5 @@ class StableDiffusion3(Backbone):
             ).sample
         return output.float()
 
-    def predict_watching(
-        self,
-        z: Tensor,
-        timestep: Tensor,
-        embedding: Tensor,
-        words: Tensor,
-        control: Control = NO_CONTROL,  # noqa: ARG002
-    ) -> tuple[Tensor, Tensor]:
+    def predict_watching(self, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         raise JobError(f"model {self.name}: expected a model with cross-attention; {self.family.title} has none")
