@@ -38,13 +38,13 @@ def quality(
     """
 
     def measure() -> int:
-        from pipeline.models.stable_diffusion import StableDiffusion  # torch takes seconds to import
+        from pipeline.models.assembly import load_stable_diffusion  # torch takes seconds to import
         from pipeline.quality.quality_bench import FULL, QUICK, QualityBench
         from pipeline.quality.report import summary, write_report
 
         extent = QUICK if quick else FULL
         run = QualityBench(
-            StableDiffusion.from_pretrained(model, None, None),
+            load_stable_diffusion(model),
             report / "parts",
             extent if scenes is None else replace(extent, scenes=scenes),
             _listed(systems),

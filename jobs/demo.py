@@ -40,9 +40,9 @@ def _demo(output: Path) -> int:
 
 def _write_sheet(plan: Plan, sheet: Path) -> None:
     from pipeline.demo.contact_sheet import contact_sheet
-    from pipeline.models.stable_diffusion import StableDiffusion
+    from pipeline.models.assembly import load_backbone
 
-    model = StableDiffusion.from_pretrained(plan.config.model, "cpu", None)
+    model = load_backbone(plan.config.model, "cpu")
     sheet.write_bytes(contact_sheet(plan.output, plan.prompts, model))
 
 

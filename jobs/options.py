@@ -6,7 +6,7 @@ import inspect
 import reprlib
 from collections.abc import Callable, Mapping
 from types import NoneType
-from typing import Annotated, Any, Final, get_args
+from typing import Annotated, Any, Final, get_args, get_origin
 
 import typer
 from pydantic import BaseModel, ValidationError
@@ -25,6 +25,8 @@ _FIELDS: Final[Mapping[str, str]] = {
     "inversions": "inversions",
     "output": "output",
     "model": "model",
+    "lora": "lora",
+    "preview-vae": "preview_vae",
     "preset": "preset",
     "method": "inversion.method",
     "steps": "inversion.num_inference_steps",
@@ -41,6 +43,7 @@ _FIELDS: Final[Mapping[str, str]] = {
     "composite": "edit.composite",
     "skip-invalid": "skip_invalid",
     "batch-size": "batch_size",
+    "slots": "slots",
     "actors": "actors",
     "num-gpus": "num_gpus",
     "dtype": "dtype",
@@ -48,7 +51,19 @@ _FIELDS: Final[Mapping[str, str]] = {
 }
 INVERSION_FLAGS: Final = ("preset", "method", "steps", "guidance-scale", "max-side", "qa-margin", "escalate")
 EDIT_FLAGS: Final = ("hold-structure", "hold-self-attention", "hold-cross-attention", "variation", "mask", "composite")
-RUN_FLAGS: Final = ("model", "allow", "skip-invalid", "batch-size", "actors", "num-gpus", "dtype", "address")
+RUN_FLAGS: Final = (
+    "model",
+    "lora",
+    "preview-vae",
+    "allow",
+    "skip-invalid",
+    "batch-size",
+    "slots",
+    "actors",
+    "num-gpus",
+    "dtype",
+    "address",
+)
 
 _CONFIG: Final = Annotated[str | None, typer.Option("--config", help="YAML file of a job's options; flags win over it")]
 
@@ -131,10 +146,12 @@ def _parameter(name: str, annotation: Any) -> inspect.Parameter:
 
 def _option(flag: str) -> Any:
     field = _field(JobConfig, _FIELDS[flag].split("."))
-    default = "" if field.default in {None, ()} else f" (default: {field.default})"
+    default = "" if field.default in (None, ()) else f" (default: {field.default})"
     # What is on by default can only be switched off.
     names = f"--{flag}/--no-{flag}" if field.default is True else f"--{flag}"
-    kind = list[str] if field.annotation == tuple[str, ...] else _kind(field.annotation)
+    kind: Any = _kind(field.annotation)
+    if get_origin(field.annotation) is tuple:
+        kind = list[kind]
     return Annotated[kind | None, typer.Option(names, help=f"{field.description}{default}")]
 
 

@@ -19,7 +19,7 @@ from pipeline.methods import METHODS
 from pipeline.methods.base import Method, Task
 from pipeline.methods.editing import Conditions, automatic_mask, edit_latents
 from pipeline.methods.refinement import inverted
-from pipeline.models.stable_diffusion import StableDiffusion
+from pipeline.models.backbone import Backbone
 from pipeline.records import Deltas
 
 Pixels = NDArray[np.uint8]
@@ -100,7 +100,7 @@ class Synthesis:
 
 
 def invert_batch(
-    model: StableDiffusion,
+    model: Backbone,
     pixels: Tensor,
     prompts: list[str],
     size: tuple[int, int],
@@ -158,7 +158,7 @@ def invert_batch(
 
 
 def edit_batch(
-    model: StableDiffusion, inversions: list[Inversion], requests: list[EditRequest], settings: EditSettings
+    model: Backbone, inversions: list[Inversion], requests: list[EditRequest], settings: EditSettings
 ) -> list[Synthesis | RowError]:
     """Make one edit of each inversion; all of one size and settings, and either all or none of strength 0."""
     tensors = {
@@ -194,7 +194,7 @@ def edit_batch(
 
 
 def _conditions(
-    model: StableDiffusion, inversions: list[Inversion], requests: list[EditRequest], settings: EditSettings
+    model: Backbone, inversions: list[Inversion], requests: list[EditRequest], settings: EditSettings
 ) -> Conditions:
     device = model.device
     target, total = _weighted(model, [request.targets for request in requests])
@@ -227,7 +227,7 @@ def _conditions(
     )
 
 
-def _weighted(model: StableDiffusion, rows: list[Deltas]) -> tuple[Tensor, Tensor]:
+def _weighted(model: Backbone, rows: list[Deltas]) -> tuple[Tensor, Tensor]:
     """For each row the sum of its prompts' embeddings, each times its strength, and the sum of the strengths."""
     texts = list(dict.fromkeys(text for row in rows for text, _ in row))
     embedded = dict(zip(texts, model.encode_prompts(texts), strict=True))
@@ -237,7 +237,7 @@ def _weighted(model: StableDiffusion, rows: list[Deltas]) -> tuple[Tensor, Tenso
 
 
 def _mask(
-    model: StableDiffusion,
+    model: Backbone,
     schedule: NoiseSchedule,
     method: Method,
     tensors: dict[str, Tensor],

@@ -216,6 +216,13 @@ class JobConfig(_Settings):
     inversions: str | None = Field(None, description="an earlier output whose artifacts `edit` works from")
     output: str | None = Field(None, description="where results go: a directory or s3://bucket/prefix")
     model: str | None = Field(None, description="diffusers folder, s3:// folder or hub id; none: the bundled model")
+    lora: tuple[str, ...] = Field(
+        (),
+        description="LoRA weights to fuse into the model, URI[:scale]: a .safetensors file, here or on s3://",
+    )
+    preview_vae: str | None = Field(
+        None, description="tiny autoencoder (a folder of AutoencoderTiny) in the model's place, for quick previews"
+    )
     preset: PresetName = Field("balanced", description="settings by one name; every other setting wins over it")
     inversion: InversionSettings = InversionSettings()
     edit: EditSettings = EditSettings()

@@ -18,7 +18,9 @@ from pipeline.diffusion.composite import composite_pixels, to_bytes
 from pipeline.errors import JobError, RowError
 from pipeline.io.images import resize
 from pipeline.io.pillow import from_pillow, to_pillow
-from pipeline.models.stable_diffusion import StableDiffusion
+from pipeline.models.assembly import load_backbone
+from pipeline.models.backbone import Backbone
+from pipeline.models.families import lacking
 from pipeline.records import MAX_GUIDANCE, MAX_STRENGTH, MAX_WEIGHT, MIN_STRENGTH, MIN_WEIGHT, joined
 from pipeline.words import absent
 
@@ -35,7 +37,7 @@ class Editor:
     >>> editor.edit(inversions, prompt="a photo of a blue mug on a wooden table", strength=[0, 0.5, 1])
     """
 
-    def __init__(self, model: StableDiffusion, side: int = 0, slots: int = 16) -> None:
+    def __init__(self, model: Backbone, side: int = 0, slots: int = 16) -> None:
         self._model = model
         self._side = side or model.side
         self._slots = slots
@@ -49,16 +51,19 @@ class Editor:
         dtype: str | None = None,
         side: int = 0,
         slots: int = 16,
+        lora: Sequence[str] = (),
+        preview_vae: str | None = None,
     ) -> Editor:
         """Load a model: a diffusers folder, an `s3://` folder or a hub id; None is the bundled one.
 
         `side` sets the working area, `side`² pixels; 0 takes what the model was trained at. `slots` images or edits go
-        through the network together, fewer once its memory has turned out too small.
+        through the network together, fewer once its memory has turned out too small. `lora` names weights to fuse into
+        the model's, each `URI[:scale]`; `preview_vae` a tiny autoencoder to use in place of the model's.
 
         Raises:
-            JobError: the model cannot be loaded.
+            JobError: one of them cannot be loaded.
         """
-        return cls(StableDiffusion.from_pretrained(model, device, dtype), side, slots)
+        return cls(load_backbone(model, device, dtype, lora, preview_vae), side, slots)
 
     @property
     def fingerprint(self) -> str:
@@ -122,6 +127,7 @@ class Editor:
 
         Raises:
             RowError: an edit's latents are not finite.
+            JobError: a control that the model's family lacks.
             ValueError: a strength outside [-1, 3], a guidance scale outside [0, 30], a share outside [0, 1], a weight
                 outside [-2, 10] or of a word that the prompt lacks.
         """
@@ -197,7 +203,14 @@ class Editor:
     def edit_rows(
         self, inversions: Sequence[Inversion], requests: Sequence[EditRequest], settings: EditSettings
     ) -> list[Synthesis | RowError]:
-        """Synthesise edits at the working size; compatible rows share the network's calls."""
+        """Synthesise edits at the working size; compatible rows share the network's calls.
+
+        Raises:
+            JobError: a control that the model's family lacks.
+        """
+        for controls in map(settings.controls, requests):
+            for reason in lacking(self._model.family, controls, settings.mask):
+                raise JobError(reason)
         kinds = [(inversions[r.inversion].size, inversions[r.inversion].settings, r.strength == 0) for r in requests]
 
         def run(rows: list[int]) -> list[Synthesis | RowError]:

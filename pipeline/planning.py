@@ -26,6 +26,7 @@ from pipeline.io.outcomes import committed_slots
 from pipeline.io.reuse import checked_again, inverted_images
 from pipeline.io.selection import filled_in
 from pipeline.io.uris import canonical
+from pipeline.models.families import FAMILIES, Family, lacking, pipeline_class
 from pipeline.models.loading import model_fingerprint
 from pipeline.records import Edit, ImageRow, PromptRow, Refusal
 from pipeline.words import absent
@@ -157,7 +158,7 @@ def read_plan(command: Command, config: JobConfig) -> Plan:
 
     Raises:
         JobError: an option is missing, the output is a file, a manifest, the artifacts or the model cannot be read,
-            or no prompt has a word that the job weighs.
+            no prompt has a word that the job weighs, or the job asks for a control that the model's family lacks.
     """
     for name in _NEEDED[command]:
         if getattr(config, name) is None:
@@ -165,7 +166,8 @@ def read_plan(command: Command, config: JobConfig) -> Plan:
     config = config.model_copy(update={"output": canonical(str(config.output))})
     if storage.exists(str(config.output)) and not storage.is_folder(str(config.output)):
         raise JobError(f"output {config.output}: expected a folder; got a file")
-    fingerprint = model_fingerprint(config.model)
+    family = FAMILIES[pipeline_class(config.model)]
+    fingerprint = model_fingerprint(config.model, config.lora, config.preview_vae)
     images = _images(command, config, fingerprint)
     prompts = (
         PromptManifest("", (), (), ())
@@ -173,7 +175,13 @@ def read_plan(command: Command, config: JobConfig) -> Plan:
         else read_prompts(config.prompts, config.output)
     )
     _check_words(config, prompts.rows)
-    misfits = check_plan(images, prompts, None if command == "edit" else config.inversion.guidance_scale)
+    if command != "invert":
+        for reason in lacking(family, config.edit, config.edit.mask):
+            raise JobError(f"config: edit.{reason}")
+    misfits = (
+        *check_plan(images, prompts, None if command == "edit" else config.inversion.guidance_scale),
+        *_beyond(family, prompts),
+    )
     unfit = {refusal.row_id for refusal in misfits}
     asked = tuple(row for row in prompts.rows if row.edit_id not in unfit)
     return Plan(
@@ -193,6 +201,14 @@ def _check_words(config: JobConfig, rows: Sequence[PromptRow]) -> None:
         prompts = [row.prompt for row in rows if row.prompt is not None]
         if all(absent([word], prompt) and not columns_named(prompt) for prompt in prompts):
             raise JobError(f"config: edit.word_weights: expected words of the prompts; no prompt has {word!r}")
+
+
+def _beyond(family: Family, prompts: PromptManifest) -> tuple[Refusal, ...]:
+    """Refuse prompt rows that ask for what the model's family lacks."""
+    rows = zip(prompts.lines, prompts.rows, strict=True)
+    return tuple(
+        Refusal(prompts.uri, number, reason, row.edit_id) for number, row in rows for reason in lacking(family, row)
+    )
 
 
 def _images(command: Command, config: JobConfig, fingerprint: str) -> ImageManifest:

@@ -17,7 +17,7 @@ from pipeline.config import FITTED, EditSettings, InversionSettings
 from pipeline.editor import Editor
 from pipeline.errors import RowError
 from pipeline.methods import METHODS
-from pipeline.models.stable_diffusion import StableDiffusion
+from pipeline.models.assembly import load_backbone
 from tests.small_model import save_small_model
 
 SIDE = 32
@@ -138,7 +138,7 @@ def test_half_precision_gives_no_nan(half_precision: Mapping[str, Editor], dtype
 
 def test_long_prompts_are_cut_off_where_diffusers_cuts_them(model: Path) -> None:
     """Its own pipeline makes the same embedding of them, and of one that fits; only the long one is said to be cut."""
-    ours = StableDiffusion.from_pretrained(str(model), "cpu", None)
+    ours = load_backbone(str(model), "cpu")
     theirs = StableDiffusionPipeline.from_pretrained(model, safety_checker=None)
     for prompt, fits in ((TARGET, True), (f"{TARGET}, " * 20, False)):
         expected, _ = theirs.encode_prompt(prompt, "cpu", 1, do_classifier_free_guidance=False)

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from pipeline.config import EditSettings, JobConfig
 from pipeline.errors import JobError
-from pipeline.planning import Asking, read_plan
+from pipeline.planning import Asking, Plan, read_plan
 from pipeline.records import ImageRow, PromptRow
 
 
@@ -66,3 +68,59 @@ def test_a_word_that_the_job_weighs_and_no_prompt_has_is_refused(tmp_path: Path)
     prompts.write_text(red)
     with pytest.raises(JobError, match=r"edit\.word_weights: expected words of the prompts; no prompt has 'blue'"):
         read_plan("run", config)
+
+
+def _plan_of_a_flow(tmp_path: Path, prompt: str, **settings: object) -> Plan:
+    """A plan for a model without cross-attention, of which planning needs no more than its name."""
+    images, prompts, model = tmp_path / "images.csv", tmp_path / "prompts.jsonl", tmp_path / "model"
+    model.mkdir(exist_ok=True)
+    (model / "model_index.json").write_text('{"_class_name": "StableDiffusion3Pipeline"}')
+    images.write_text("image_id,image_uri\na,a.png\n")
+    prompts.write_text(prompt)
+    given = {"images": str(images), "prompts": str(prompts), "output": str(tmp_path / "out"), "model": str(model)}
+    return read_plan("run", JobConfig.model_validate(given | settings))
+
+
+@pytest.mark.parametrize(
+    "edit", [{"mask": "attention"}, {"mask": "both"}, {"hold_self_attention": 0.1}, {"hold_cross_attention": 0.1}]
+)
+def test_a_job_that_asks_for_what_its_model_lacks_is_refused(tmp_path: Path, edit: dict[str, object]) -> None:
+    """Before anything runs; with the settings' own defaults it could."""
+    prompt = '{"edit_id": "a", "prompt": "a mug"}'
+    assert _plan_of_a_flow(tmp_path, prompt).refusals == ()
+    with pytest.raises(JobError, match=f"{next(iter(edit))}.*expected a model with cross-attention"):
+        _plan_of_a_flow(tmp_path, prompt, edit=edit)
+
+
+def test_a_prompt_that_asks_for_what_the_model_lacks_is_refused(tmp_path: Path) -> None:
+    """With its line, like every row that is not valid."""
+    plan = _plan_of_a_flow(tmp_path, '{"edit_id": "a", "prompt": "a mug", "word_weights": {"mug": 2}}')
+    [refusal] = plan.refusals
+    assert (refusal.row_id, refusal.line) == ("a", 1)
+    assert "word_weights: expected a model with cross-attention" in refusal.reason
+    assert plan.prompts == ()
+
+
+def test_a_model_of_no_known_family_is_refused(tmp_path: Path) -> None:
+    """Before anything runs, naming those that are known."""
+    (tmp_path / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
+    with pytest.raises(JobError, match=r"expected one of StableDiffusionPipeline.*; got FluxPipeline"):
+        read_plan("invert", JobConfig(images="x.csv", output=str(tmp_path / "out"), model=str(tmp_path)))
+
+
+def test_planning_needs_no_torch(tmp_path: Path) -> None:
+    """Also where LoRA weights and another autoencoder make another model of it."""
+    (tmp_path / "a.safetensors").write_bytes(b"weights")
+    (tmp_path / "vae").mkdir()
+    (tmp_path / "vae" / "config.json").write_text("{}")
+    code = (
+        "import sys; from pipeline.planning import read_plan; from pipeline.config import JobConfig\n"
+        "images, output, lora, vae = sys.argv[1:]\n"
+        "plans = [read_plan('invert', JobConfig(images=images, output=output, **more)) for more in "
+        "({}, {'lora': (lora,)}, {'preview_vae': vae})]\n"
+        "assert len({plan.fingerprint for plan in plans}) == 3; assert 'torch' not in sys.modules"
+    )
+    (tmp_path / "images.csv").write_text("image_id,image_uri\na,a.png\n")
+    given = [str(tmp_path / name) for name in ("images.csv", "out", "a.safetensors", "vae")]
+    done = subprocess.run([sys.executable, "-c", code, *given], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -17,7 +17,7 @@ from pipeline.io.outcomes import committed_inversions, read_inversion
 from pipeline.io.reuse import inverted_images
 from pipeline.io.storage import StorageError, read_bytes
 from pipeline.io.tensors import unpack
-from pipeline.models.stable_diffusion import StableDiffusion
+from pipeline.models.backbone import Backbone
 from pipeline.records import PromptRow
 
 _CELL: Final = 112
@@ -30,7 +30,7 @@ _MAX_PIXELS: Final = 100_000_000
 _Pixels = NDArray[np.uint8]
 
 
-def contact_sheet(output: str, prompts: Sequence[PromptRow], model: StableDiffusion) -> bytes:
+def contact_sheet(output: str, prompts: Sequence[PromptRow], model: Backbone) -> bytes:
     """Draw the sheet of an output that lies in one piece: PNG, original | reconstruction | edits.
 
     Edits that an image was not asked for, or that failed, leave a gap.
@@ -50,7 +50,7 @@ def contact_sheet(output: str, prompts: Sequence[PromptRow], model: StableDiffus
     return draw_sheet(labels, cells)
 
 
-def reconstruction(tensors: bytes, model: StableDiffusion) -> _Pixels:
+def reconstruction(tensors: bytes, model: Backbone) -> _Pixels:
     """What the model makes of an artifact without any edit, at its working size."""
     pixels = model.decode_latents(unpack(tensors)["reconstruction"][None].float())[0].cpu()
     return (pixels.permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()

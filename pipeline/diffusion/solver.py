@@ -41,6 +41,17 @@ def step_up(z: Tensor, eps: Tensor, schedule: NoiseSchedule, step: int) -> Tenso
     return schedule.alpha[step] * x_0 + schedule.sigma[step] * eps
 
 
+def step_undone(z: Tensor, output: Tensor, schedule: NoiseSchedule, step: int) -> Tensor:
+    """The latents at `step` from which `step_down` with this output of the network arrives at `z`.
+
+    A step down is linear in latents and output; for eps-predictions this is `step_up`. Iterated over outputs, it
+    converges for v and flow, too, where eps holds part of the latents sought: of a flow's pure noise, all.
+    """
+    one = torch.ones_like(schedule.sigma[step])
+    by_output = step_down(torch.zeros_like(z), output, schedule, step)
+    return (z - by_output) / step_down(one, torch.zeros_like(one), schedule, step)
+
+
 def invert(predict: Predict, z_0: Tensor, schedule: NoiseSchedule, refine_iterations: int = 0) -> Tensor:
     """Image latents → their trajectory (N + 1, n, c, h, w) in float32; index 0 is clean, N is noise.
 
@@ -54,8 +65,7 @@ def invert(predict: Predict, z_0: Tensor, schedule: NoiseSchedule, refine_iterat
         _, eps = schedule.pair(z, predict(z, step), step - 1)
         z_next = step_up(z, eps, schedule, step)
         for _ in range(refine_iterations):
-            _, eps = schedule.pair(z_next, predict(z_next, step), step)
-            z_next = step_up(z, eps, schedule, step)
+            z_next = step_undone(z, predict(z_next, step), schedule, step)
         trajectory.append(z_next)
     return torch.stack(trajectory)
 

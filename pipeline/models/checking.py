@@ -37,24 +37,23 @@ _CLASSES: Final = (
 )
 
 
-def check_folder(folder: Path, name: str) -> None:
-    """Refuse a diffusers folder that holds more than data, or data that is not what it says. Loads nothing.
+def check_folder(folder: Path, what: str, index: str) -> None:
+    """Refuse a diffusers folder without its `index`, or with more than data, or data that is not what it says.
 
-    Pickles beside safetensors weights are left alone: they are never loaded.
+    Loads nothing. Pickles beside safetensors weights are left alone: they are never loaded.
 
     Raises:
         JobError: code; links that lead out of the folder; a part whose weights are pickles only; damaged safetensors;
             configurations that are no JSON, name classes of other libraries or files elsewhere, or declare sizes of
             no real network.
     """
-    for problem in _problems(folder):
-        raise JobError(f"model {name}: {problem}")
+    for problem in _problems(folder, index):
+        raise JobError(f"{what}: {problem}")
 
 
-def _problems(folder: Path) -> Iterator[str]:
-    index = folder / "model_index.json"
-    if not index.is_file():
-        yield f"expected a diffusers folder with model_index.json; got none in {folder}"
+def _problems(folder: Path, index: str) -> Iterator[str]:
+    if not (folder / index).is_file():
+        yield f"expected a diffusers folder with {index}; got none in {folder}"
     paths = sorted(folder.rglob("*"))
     for path in paths:
         where = path.relative_to(folder).as_posix()
@@ -62,13 +61,14 @@ def _problems(folder: Path) -> Iterator[str]:
             yield f"expected files of the folder itself; got a link out of it, {where}"
         if path.suffix in _CODE:
             yield f"expected weights and configurations; got code, {where}"
-        pickled = path.suffix in _PICKLES and _NETWORK.fullmatch(path.parent.relative_to(folder).as_posix())
+        part = path.parent.relative_to(folder).as_posix()
+        pickled = path.suffix in _PICKLES and (_NETWORK.fullmatch(part) or (part == "." and index == "config.json"))
         if pickled and not any(path.parent.glob("*.safetensors")):
             yield f"expected safetensors weights; got {where}"
     for path in paths:
         where = path.relative_to(folder).as_posix()
         if path.suffix == ".json" and path.is_file():
-            yield from (f"{where}: {problem}" for problem in _json_problems(path, is_index=path == index))
+            yield from (f"{where}: {problem}" for problem in _json_problems(path))
         if path.suffix == ".safetensors" and (problem := _damage(path)):
             yield f"{where}: {problem}"
 
@@ -83,7 +83,7 @@ def _is_inside(path: Path, folder: Path) -> bool:
     return target.exists() and any(target.is_relative_to(root) for root in roots)
 
 
-def _json_problems(path: Path, *, is_index: bool) -> Iterator[str]:
+def _json_problems(path: Path) -> Iterator[str]:
     if path.stat().st_size > _MOST_JSON:
         yield f"expected at most {_MOST_JSON} bytes of JSON; got {path.stat().st_size}"
         return
@@ -92,7 +92,7 @@ def _json_problems(path: Path, *, is_index: bool) -> Iterator[str]:
     except (ValueError, RecursionError) as error:
         yield f"not JSON ({' '.join(str(error).split())[:100]})"
         return
-    if is_index:
+    if path.name == "model_index.json":
         yield from _index_problems(values)
     elif path.name.endswith(".index.json"):
         yield from _shard_problems(values)

@@ -1,12 +1,15 @@
-"""Where a model comes from, and what it is: resolving a name to a folder, and fingerprinting its files."""
+"""Where weights come from, and what they are: resolving names to folders and files, and fingerprinting those."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from pipeline.errors import JobError
 from pipeline.models.checking import check_folder
@@ -14,7 +17,8 @@ from pipeline.models.checking import check_folder
 BUNDLED_MODEL: Final = Path(__file__).parent.parent / "demo" / "model"
 _CACHE: Final = Path.home() / ".cache" / "relatent" / "models"
 # What is loaded, and so what a result depends on: weights, configurations, vocabularies.
-_RELEVANT: Final = {".safetensors", ".json", ".txt"}
+_RELEVANT: Final = {".safetensors", ".json", ".txt", ".model"}
+_SCALED: Final = re.compile(r"(?P<uri>.+):(?P<scale>[+-]?(\d+\.?\d*|\.\d+))")
 
 
 def resolve_model(model: str | None) -> Path:
@@ -25,51 +29,109 @@ def resolve_model(model: str | None) -> Path:
     Raises:
         JobError: nothing usable is there.
     """
-    if model is None:
-        return _checked(BUNDLED_MODEL, "the bundled model")
-    if "://" in model:
-        return _checked(_copied(model), model)
-    if Path(model).exists():
-        return _checked(Path(model), model)
-    return _checked(_from_hub(model), model)
+    return BUNDLED_MODEL if model is None else _resolved("model", model, "model_index.json")
 
 
-def _checked(folder: Path, name: str) -> Path:
-    check_folder(folder, name)
+def resolve_autoencoder(name: str) -> Path:
+    """The same for an autoencoder of its own."""
+    return _resolved("preview_vae", name, "config.json")
+
+
+def _resolved(what: str, name: str, index: str) -> Path:
+    if "://" in name:
+        folder = _copied(what, name, index)
+    elif Path(name).exists():
+        folder = Path(name)
+    else:
+        folder = _from_hub(what, name, index)
+    check_folder(folder, f"{what} {name}", index)
     return folder
 
 
-def _copied(uri: str) -> Path:
+def _copied(what: str, uri: str, index: str) -> Path:
     # The storage module is imported here alone: local models need none of it.
     from pipeline.io.storage import StorageError, copy_folder, folder_version
 
     try:
         target = _CACHE / hashlib.sha256(uri.rstrip("/").encode()).hexdigest()[:24] / folder_version(uri)
-        if not (target / "model_index.json").exists():
+        if not (target / index).exists():
             copy_folder(uri, target)
     except StorageError as error:
-        raise JobError(f"model {uri}: {error}") from error
+        raise JobError(f"{what} {uri}: {error}") from error
     return target
 
 
-def _from_hub(model: str) -> Path:
+def _from_hub(what: str, name: str, index: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    # The pipeline's parts in their default variant: repositories also hold the same weights in single files, in
-    # other precisions, and parts that are not loaded here.
-    wanted = ["*.json", "*/*.txt", "*/*.model", "*/*.safetensors"]
-    unwanted = ["*.fp16.*", "*.non_ema.*", "safety_checker/*", "feature_extractor/*"]
+    # A pipeline's parts in their default variant: repositories also hold the same weights in single files, in
+    # other precisions, and parts that are not loaded here. An autoencoder has no parts.
+    parts = ["*.json", "*/*.txt", "*/*.model", "*/*.safetensors"]
+    wanted = parts if index == "model_index.json" else [index, "diffusion_pytorch_model*"]
+    unwanted = ["*.fp16.*", "*.non_ema.*", "*.bin", "safety_checker/*", "feature_extractor/*"]
     try:
-        return Path(snapshot_download(model, allow_patterns=wanted, ignore_patterns=unwanted))
+        return Path(snapshot_download(name, allow_patterns=wanted, ignore_patterns=unwanted))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise JobError(f"model {model}: no such folder, and the hub did not give it ({reason})") from error
+        raise JobError(f"{what} {name}: no such folder, and the hub did not give it ({reason})") from error
 
 
-def model_fingerprint(model: str | None) -> str:
-    """sha256 over names and contents of a model's files; equal weights in another place are equal."""
-    return _fingerprint(resolve_model(model))
+@dataclass(frozen=True, slots=True)
+class Lora:
+    """Low-rank weights (Hu et al., 2021) to add to a model's own, `scale` times."""
+
+    path: Path
+    scale: float
+
+
+def resolve_lora(text: str) -> Lora:
+    """LoRA weights from `URI[:scale]`: a .safetensors file, a folder with one, or a file on `s3://`.
+
+    Remote files are copied into the user's cache, under a name that is their content's.
+
+    Raises:
+        JobError: nothing usable is there.
+    """
+    uri, scale = text, 1.0
+    if given := _SCALED.fullmatch(text):
+        uri, scale = given["uri"], float(given["scale"])
+    if "://" in uri:
+        return Lora(_copied_lora(uri), scale)
+    path = Path(uri)
+    found = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
+    if len(found) != 1 or found[0].suffix != ".safetensors" or not found[0].is_file():
+        got = f"{len(found)} of them in a folder" if path.is_dir() else "a file" if path.exists() else "nothing"
+        raise JobError(f"lora {text}: expected one .safetensors file; got {got}")
+    return Lora(found[0], scale)
+
+
+def _copied_lora(uri: str) -> Path:
+    from pipeline.io.storage import StorageError, read_bytes, write_bytes
+
+    if not uri.endswith(".safetensors"):
+        raise JobError(f"lora {uri}: expected a .safetensors file")
+    try:
+        data = read_bytes(uri)
+        target = _CACHE / "lora" / f"{hashlib.sha256(data).hexdigest()}.safetensors"
+        if not target.exists():
+            write_bytes(str(target), data)
+    except StorageError as error:
+        raise JobError(f"lora {uri}: {error}") from error
+    return target
+
+
+def model_fingerprint(model: str | None, lora: Sequence[str] = (), preview_vae: str | None = None) -> str:
+    """sha256 over names and contents of a model's files; equal weights in another place are equal.
+
+    `lora` (as in `resolve_lora`) and `preview_vae`, an autoencoder in place of the model's own, make it another model.
+    """
+    own = _fingerprint(resolve_model(model))
+    if not lora and preview_vae is None:
+        return own
+    added = [(_sha256(found.path), found.scale) for found in map(resolve_lora, lora)]
+    autoencoder = None if preview_vae is None else _fingerprint(resolve_autoencoder(preview_vae))
+    return _digest({"model": own, "lora": added, "preview_vae": autoencoder})
 
 
 @lru_cache(maxsize=8)
@@ -77,6 +139,14 @@ def _fingerprint(folder: Path) -> str:
     files = sorted(p for p in folder.rglob("*") if p.suffix in _RELEVANT and p.is_file())
     digests = {}
     for path in files:
-        with path.open("rb") as handle:
-            digests[path.relative_to(folder).as_posix()] = hashlib.file_digest(handle, "sha256").hexdigest()
-    return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
+        digests[path.relative_to(folder).as_posix()] = _sha256(path)
+    return _digest(digests)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def _digest(value: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

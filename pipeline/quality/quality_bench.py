@@ -90,7 +90,7 @@ class QualityBench:
         say: is told in one line what was done.
 
     Raises:
-        JobError: an unknown system, or more scenes than there are before the tuning's.
+        JobError: an unknown system, more scenes than there are before the tuning's, or a model that peers are not for.
     """
 
     def __init__(

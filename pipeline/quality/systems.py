@@ -15,7 +15,16 @@ from pipeline.methods import METHODS
 
 _ROOT: Final = Path(__file__).parent.parent
 _CASES: Final = ("demo/render.py", "demo/scene.py", "demo/shapes.py", "demo/surfaces.py", "quality/cases.py")
-_ENGINE: Final = ("batch.py", "config.py", "editor.py", "diffusion", "methods", "models/stable_diffusion.py")
+_MODEL: Final = (
+    "models/attention.py",
+    "models/autoencoder.py",
+    "models/backbone.py",
+    "models/hooks.py",
+    "models/prompts.py",
+    "models/stable_diffusion.py",
+    "models/unet.py",
+)
+_ENGINE: Final = ("batch.py", "config.py", "editor.py", "diffusion", "methods", *_MODEL)
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,7 +48,13 @@ class Engine:
             JobError: the model cannot be loaded.
         """
         editor = Editor.from_pretrained(
-            config.model, device=device, dtype=config.dtype, side=config.max_side, slots=config.slots
+            config.model,
+            device=device,
+            dtype=config.dtype,
+            side=config.max_side,
+            slots=config.slots,
+            lora=config.lora,
+            preview_vae=config.preview_vae,
         )
         return cls(config, editor)
 

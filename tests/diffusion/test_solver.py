@@ -9,7 +9,7 @@ import torch
 from diffusers import DDIMInverseScheduler, DDIMScheduler, FlowMatchEulerDiscreteScheduler
 
 from pipeline.diffusion.schedule import NoiseSchedule, ddim_schedule, flow_schedule
-from pipeline.diffusion.solver import denoise, invert, step_down, step_up
+from pipeline.diffusion.solver import denoise, invert, step_down, step_undone, step_up
 
 SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "clip_sample": False}
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
@@ -125,15 +125,45 @@ def test_a_step_up_undoes_a_step_down(prediction: str, step: int) -> None:
 def test_refinement_makes_inversion_exact() -> None:
     """Fixed-point iterations bring denoise(invert(z)) from an approximation to an identity."""
     schedule = _ours(DDIMScheduler(**SD, steps_offset=1, set_alpha_to_one=False), 20)
-    z_0 = _latents(11)
-
-    def error(refine_iterations: int) -> float:
-        trajectory = invert(_toy_network, z_0, schedule, refine_iterations)
-        return float((denoise(_toy_network, trajectory[-1], schedule) - z_0).abs().max())
-
-    errors = [error(k) for k in (0, 2, 6, 20)]
+    errors = [_inversion_error(schedule, k) for k in (0, 2, 6, 20)]
     assert errors == sorted(errors, reverse=True)
     assert errors[-1] < 1e-3 < errors[0]
+
+
+@pytest.mark.parametrize("kind", ["v_prediction", "flow"])
+def test_refinement_is_as_quick_for_other_predictions(kind: str) -> None:
+    """Three iterations do, also from a flow's pure noise; iterated over eps, they would leave over twice the bound."""
+    scheduler = DDIMScheduler(**SD, steps_offset=1, set_alpha_to_one=False, prediction_type="v_prediction")
+    schedule = flow_schedule(20, shift=3.0) if kind == "flow" else _ours(scheduler, 20)
+    assert _inversion_error(schedule, 3) < 1e-4 < _inversion_error(schedule, 0)
+
+
+def _inversion_error(schedule: NoiseSchedule, refine_iterations: int) -> float:
+    z_0 = _latents(11)
+    trajectory = invert(_toy_network, z_0, schedule, refine_iterations)
+    return float((denoise(_toy_network, trajectory[-1], schedule) - z_0).abs().max())
+
+
+@pytest.mark.parametrize("kind", [*PREDICTIONS, "flow"])
+@pytest.mark.parametrize("step", [1, 10, 20])
+def test_a_step_is_undone_under_its_own_output(kind: str, step: int) -> None:
+    """Whatever the network predicts, and down to the first step and from pure noise."""
+    scheduler = DDIMScheduler(**SD, steps_offset=1, set_alpha_to_one=False, prediction_type=kind)
+    schedule = flow_schedule(20, shift=3.0) if kind == "flow" else _ours(scheduler, 20)
+    z = _latents(17)
+    output = _toy_network(z, step)
+    undone = step_undone(step_down(z, output, schedule, step), output, schedule, step)
+    torch.testing.assert_close(undone, z, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("n_steps", "shift"), [*itertools.product((1, 3, 50), (1.0, 3.0))])
+def test_a_flow_goes_from_no_noise_to_nothing_else(n_steps: int, shift: float) -> None:
+    """Noise grows strictly from 0 to 1, signal is the rest, and the network is told a thousand times the noise."""
+    schedule = flow_schedule(n_steps, shift=shift)
+    assert (float(schedule.sigma[0]), float(schedule.sigma[-1])) == (0, 1)
+    assert bool((schedule.sigma[1:] > schedule.sigma[:-1]).all())
+    torch.testing.assert_close(schedule.alpha + schedule.sigma, torch.ones(n_steps + 1))
+    torch.testing.assert_close(schedule.timesteps, 1000 * schedule.sigma[1:])
 
 
 def test_trajectory_starts_at_the_image() -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import typer
+from typer.testing import CliRunner
 
-from jobs.options import _FIELDS, read_config
+from jobs.options import _FIELDS, configured, read_config
 from pipeline.config import JobConfig
 from pipeline.errors import JobError
 from tests.commands import call
@@ -85,3 +87,21 @@ def test_a_bad_file_is_one_line(tmp_path: Path, text: str, expected: str) -> Non
     assert str(file) in str(caught.value)
     assert expected in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_flag_may_be_given_several_times(tmp_path: Path) -> None:
+    """LoRA weights add up, in the order given; without the flag the file's stay."""
+    seen: list[JobConfig] = []
+
+    @configured("lora", "preview-vae")
+    def job(config: JobConfig) -> int:
+        seen.append(config)
+        return 0
+
+    app, file = typer.Typer(), tmp_path / "job.yaml"
+    app.command()(job)
+    file.write_text("lora: [file.safetensors]\n")
+    for arguments in (["--lora", "a", "--lora", "b:0.5"], ["--preview-vae", "tiny"], []):
+        CliRunner().invoke(app, ["--config", str(file), *arguments])
+    assert [config.lora for config in seen] == [("a", "b:0.5"), ("file.safetensors",), ("file.safetensors",)]
+    assert seen[1].preview_vae == "tiny"

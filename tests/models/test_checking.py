@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pipeline.errors import JobError
+from pipeline.models.assembly import load_backbone
 from pipeline.models.loading import resolve_model
-from pipeline.models.stable_diffusion import StableDiffusion
 from tests.small_model import save_small_model
 
 Change = Callable[[Path], object]
@@ -121,7 +121,7 @@ def test_weights_that_do_not_fit_are_refused(folder: Path, part: str, change: An
     """Loaders would invent what is missing, and an invented text encoder would edit at random."""
     change_weights(part, change)(folder)
     with pytest.raises(JobError) as raised:
-        StableDiffusion.from_pretrained(str(folder), "cpu", None)
+        load_backbone(str(folder), "cpu")
     assert len(str(raised.value).splitlines()) == 1
 
 
@@ -129,7 +129,7 @@ def test_a_configuration_gets_no_memory_that_its_weights_do_not_fill(folder: Pat
     """A network 40 times as wide is counted, not built."""
     set_in("unet/config.json", {"block_out_channels": [32, 1280]})(folder)
     with pytest.raises(JobError, match=r"unet: expected \d+ weights, as config.json says; files hold \d+"):
-        StableDiffusion.from_pretrained(str(folder), "cpu", None)
+        load_backbone(str(folder), "cpu")
 
 
 def test_pickles_beside_safetensors_are_not_loaded(folder: Path, tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_pickles_beside_safetensors_are_not_loaded(folder: Path, tmp_path: Path)
 
     for name in ("unet/diffusion_pytorch_model.bin", "text_encoder/pytorch_model.bin", "vae/model.pt", "model.ckpt"):
         write(name, pickle.dumps(Evil()))(folder)
-    assert StableDiffusion.from_pretrained(str(folder), "cpu", None).name == str(folder)
+    assert load_backbone(str(folder), "cpu").name == str(folder)
     assert not (tmp_path / "loaded").exists()
 
 

@@ -6,16 +6,17 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.models.assembly import load_backbone
+from pipeline.models.backbone import Backbone
 from pipeline.models.peers import PEERS, PeerTask
-from pipeline.models.stable_diffusion import StableDiffusion
 from pipeline.quality.cases import held_out_cases
 from pipeline.quality.tuning import untuned
 
 
 @pytest.fixture(scope="module")
-def model() -> StableDiffusion:
+def model() -> Backbone:
     """The bundled model."""
-    return StableDiffusion.from_pretrained(None, "cpu", None)
+    return load_backbone(None, "cpu")
 
 
 def _task(batch: int) -> PeerTask:
@@ -30,7 +31,7 @@ def _task(batch: int) -> PeerTask:
 
 
 @pytest.mark.parametrize("name", PEERS)
-def test_peers_edit_repeatably_and_leave_no_trace(name: str, model: StableDiffusion) -> None:
+def test_peers_edit_repeatably_and_leave_no_trace(name: str, model: Backbone) -> None:
     """Every edit comes back in order, the same in a batch of any size, and the network predicts as before.
 
     Each is a picture of its image's size, and nearer to it than to the other image.

@@ -10,8 +10,9 @@ from typing import cast
 import pytest
 
 from pipeline.errors import JobError
+from pipeline.models.assembly import load_backbone
+from pipeline.models.backbone import Backbone
 from pipeline.models.peers import PEERS, Peer
-from pipeline.models.stable_diffusion import StableDiffusion
 from pipeline.quality.cases import KINDS
 from pipeline.quality.quality_bench import Extent, QualityBench
 from pipeline.quality.report import as_markdown, write_report
@@ -23,14 +24,14 @@ NAMES = ("unedited", "fast", "img2img", "ledits++")
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> StableDiffusion:
+def model(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
     """The small model."""
     folder = save_small_model(tmp_path_factory.mktemp("model") / "small")
-    return StableDiffusion.from_pretrained(str(folder), "cpu", None)
+    return load_backbone(str(folder), "cpu")
 
 
 def test_a_benchmark_measures_resumes_and_reports(
-    model: StableDiffusion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Figures have their documented shape; the same run again makes nothing; and its report is written."""
     said: list[str] = []
@@ -67,7 +68,7 @@ def test_a_benchmark_measures_resumes_and_reports(
 
 
 def test_peers_are_tuned_on_scenes_of_their_own(
-    model: StableDiffusion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every candidate is tried on tuning scenes; the best runs on the benchmark's, and the report lists them all."""
     knobs = {"strength": (0.1, 0.2), "guidance_scale": (1.0,)}
@@ -92,7 +93,7 @@ def test_keys_are_settings_and_not_names() -> None:
         }
 
 
-def test_damaged_parts_are_made_again(model: StableDiffusion, tmp_path: Path) -> None:
+def test_damaged_parts_are_made_again(model: Backbone, tmp_path: Path) -> None:
     """A file that ends too early is as good as none."""
     runs: list[str] = []
     for _ in range(2):
@@ -110,7 +111,7 @@ def test_damaged_parts_are_made_again(model: StableDiffusion, tmp_path: Path) ->
     ],
 )
 def test_what_cannot_be_measured_is_refused(
-    model: StableDiffusion, tmp_path: Path, extent: Extent, names: list[str], message: str
+    model: Backbone, tmp_path: Path, extent: Extent, names: list[str], message: str
 ) -> None:
     """Unknown systems, and scenes that are there to tune on, are refused in one line."""
     with pytest.raises(JobError, match=message):

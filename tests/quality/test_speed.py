@@ -10,6 +10,7 @@ import torch
 from pipeline.diffusion.guidance import guided
 from pipeline.diffusion.solver import denoise
 from pipeline.errors import JobError
+from pipeline.models.assembly import load_stable_diffusion
 from pipeline.models.measuring import counted_passes, weight_gradients
 from pipeline.models.random_weights import RANDOM_MODELS, random_autoencoder, random_text_encoder, random_unet
 from pipeline.models.stable_diffusion import StableDiffusion
@@ -28,13 +29,13 @@ _STEPS = 5
 @pytest.fixture(scope="module")
 def bundled() -> StableDiffusion:
     """The trained model."""
-    return StableDiffusion.from_pretrained(None, "cpu", None)
+    return load_stable_diffusion(None, "cpu")
 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> StableDiffusion:
     """Random weights, under which both branches of guidance nearly agree."""
-    return StableDiffusion.from_pretrained(str(save_small_model(tmp_path_factory.mktemp("model"))), "cpu", None)
+    return load_stable_diffusion(str(save_small_model(tmp_path_factory.mktemp("model"))), "cpu")
 
 
 def _inverted(model: StableDiffusion, guidance_scale: float, *, stops: bool) -> NullText:

@@ -13,6 +13,7 @@ import numpy as np
 
 from pipeline.demo.scene import caption_words
 from pipeline.errors import JobError
+from pipeline.models.assembly import load_stable_diffusion
 from pipeline.models.measuring import counted_passes, weight_gradients
 from pipeline.models.random_weights import RANDOM_MODELS, save_random_model
 from pipeline.models.stable_diffusion import StableDiffusion
@@ -57,11 +58,11 @@ class Extent:
 def bench_model(name: str | None) -> Iterator[StableDiffusion]:
     """Load what `--model` names: besides what other commands take, one of `RANDOM_MODELS`, made on the spot."""
     if name is None or name not in RANDOM_MODELS:
-        yield StableDiffusion.from_pretrained(name, None, None)
+        yield load_stable_diffusion(name)
         return
     with tempfile.TemporaryDirectory() as folder:
         save_random_model(Path(folder), RANDOM_MODELS[name], caption_words())
-        yield StableDiffusion.from_pretrained(folder, None, None)
+        yield load_stable_diffusion(folder)
 
 
 def measure_speed(

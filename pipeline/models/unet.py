@@ -1,0 +1,88 @@
+"""What the families share whose denoiser is a U-Net: their schedule, and control of attention and structure."""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from pipeline.diffusion.control import NO_CONTROL, Control
+from pipeline.diffusion.schedule import NoiseSchedule, ddim_schedule
+from pipeline.errors import JobError
+from pipeline.models.attention import ControlledAttention, Watched, processed_by
+from pipeline.models.backbone import Backbone
+from pipeline.models.hooks import rows_taken
+from pipeline.models.precision import autocast
+
+_PREDICTIONS: Final = ("epsilon", "v_prediction", "sample")
+
+
+class UNetBackbone(Backbone):
+    """A frozen diffusion model with a `UNet2DConditionModel`."""
+
+    def __init__(self, pipeline: Any, name: str, fingerprint: str, device: torch.device, dtype: torch.dtype) -> None:
+        super().__init__(pipeline, name, fingerprint, device, dtype)
+        pipeline.unet.to(memory_format=torch.channels_last)
+        # After the pipeline's construction, which corrects outdated scheduler settings.
+        scheduler = pipeline.scheduler
+        self._prediction = scheduler.config.get("prediction_type", "epsilon")
+        if self._prediction not in _PREDICTIONS or not hasattr(scheduler, "alphas_cumprod"):
+            raise JobError(
+                f"model {name}: expected a diffusion's scheduler that predicts {', '.join(_PREDICTIONS)}; "
+                f"got {type(scheduler).__name__}, {self._prediction}"
+            )
+
+    @property
+    def _network(self) -> Any:
+        return self._pipeline.unet
+
+    @abc.abstractmethod
+    def _output(self, z: Tensor, timestep: Tensor, embedding: Tensor) -> Tensor:
+        """The bare network's output."""
+
+    @property
+    def stride(self) -> int:
+        levels = len(self._network.config.block_out_channels)
+        return self._autoencoder.stride << (levels - 1)
+
+    def schedule(self, num_inference_steps: int) -> NoiseSchedule:
+        scheduler = self._pipeline.scheduler
+        try:
+            schedule = ddim_schedule(
+                scheduler.alphas_cumprod,
+                num_inference_steps,
+                spacing=scheduler.config.get("timestep_spacing", "leading"),
+                steps_offset=scheduler.config.get("steps_offset", 0),
+                set_alpha_to_one=False,
+                prediction=self._prediction,
+            )
+        except ValueError as error:
+            raise JobError(str(error)) from error
+        return schedule.to(self.device)
+
+    def predict(self, z: Tensor, timestep: Tensor, embedding: Tensor, control: Control = NO_CONTROL) -> Tensor:
+        return self._predict(z, timestep, embedding, control, None)
+
+    def predict_watching(
+        self, z: Tensor, timestep: Tensor, embedding: Tensor, words: Tensor, control: Control = NO_CONTROL
+    ) -> tuple[Tensor, Tensor]:
+        watched = Watched(words, (z.shape[-2], z.shape[-1]))
+        output = self._predict(z, timestep, embedding, control, watched)
+        return output, watched.mean()
+
+    def _predict(
+        self, z: Tensor, timestep: Tensor, embedding: Tensor, control: Control, watched: Watched | None
+    ) -> Tensor:
+        attention = any(x is not None for x in (control.self_attention_of, control.cross_attention, watched))
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(autocast(self.device, self.dtype))
+            if control.structure_of is not None:
+                # The second decoder block's first residual block: of all, the one that helped (infra/decisions/0007).
+                block = self._network.up_blocks[min(1, len(self._network.up_blocks) - 1)].resnets[0]
+                stack.enter_context(rows_taken(block, control.structure_of))
+            if attention:
+                stack.enter_context(processed_by(self._network, ControlledAttention(control, watched)))
+            return self._output(z, timestep, embedding).float()
