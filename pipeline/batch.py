@@ -16,7 +16,7 @@ from pipeline.diffusion.mask import feather, grow
 from pipeline.diffusion.schedule import NoiseSchedule
 from pipeline.errors import RowError
 from pipeline.methods import METHODS
-from pipeline.methods.base import Method, Task
+from pipeline.methods.base import Inverted, Method, Task
 from pipeline.methods.editing import Conditions, automatic_mask, edit_latents
 from pipeline.methods.refinement import inverted
 from pipeline.models.backbone import Backbone
@@ -56,6 +56,20 @@ class Inversion:
     escalated: str | None = None
     original: Pixels | None = None
     alpha: Pixels | None = None
+
+    @property
+    def kept(self) -> dict[str, Tensor]:
+        """The tensors that an artifact keeps; of a compact one `restore_batch` computes the others again."""
+        if self.settings.artifact == "full":
+            return self.tensors
+        left_out = ("reconstruction", "residuals", *(["trajectory"] if self.settings.retraces else []))
+        tensors = {name: tensor for name, tensor in self.tensors.items() if name not in left_out}
+        return tensors | {"z_0": self.tensors["trajectory"][0].contiguous()}
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether edits can start from it as it is."""
+        return "reconstruction" in self.tensors
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,26 +130,19 @@ def invert_batch(
     """
     began = time.perf_counter()
     z_0 = torch.cat([model.encode_images(part) for part in torch.split(pixels, slots)])
-    task = Task(
-        network=model,
-        schedule=model.schedule(settings.num_inference_steps),
-        z_0=z_0,
-        source=model.encode_prompts(prompts),
-        null=model.encode_prompts([""] * len(prompts)),
-        settings=settings,
-        slots=slots,
-    )
+    # As artifacts hold it, so that what is computed again from them is what it was.
+    z_0 = z_0.half().float()
+    task = _task(model, z_0, prompts, settings, slots)
     found = inverted(METHODS[settings.method], task)
     ceiling, reached = (
         _psnr(torch.cat([model.decode_latents(part).cpu() for part in torch.split(z, slots)]), pixels)
         for z in (z_0, found.z_0)
     )
     seconds = (time.perf_counter() - began) / len(prompts)
-    tensors_found = found.tensors | {"reconstruction": found.z_0}
-    stored = {name: tensor.half().cpu() for name, tensor in tensors_found.items()}
+    stored = _as_stored(found)
     results: list[Inversion | RowError] = []
     for i, prompt in enumerate(prompts):
-        tensors = {name: tensor[i].contiguous() for name, tensor in stored.items()}
+        tensors = _row(stored, i)
         measured = {"vae_psnr": ceiling[i], "recon_psnr": reached[i]}
         bad = [name for name, tensor in (tensors | measured).items() if not bool(tensor.isfinite().all())]
         if bad:
@@ -157,14 +164,50 @@ def invert_batch(
     return results
 
 
+def restore_batch(model: Backbone, inversions: list[Inversion], slots: int) -> list[Inversion]:
+    """Compute again what compact artifacts of one size and settings left out, at most `slots` at a time."""
+    kept = _stacked(model, inversions)
+    prompts = [inversion.source_prompt for inversion in inversions]
+    settings = inversions[0].settings
+    task = _task(model, kept.pop("z_0").float(), prompts, settings, slots)
+    restored = _as_stored(METHODS[settings.method].restored(task, kept))
+    return [replace(inversion, tensors=_row(restored, i)) for i, inversion in enumerate(inversions)]
+
+
+def _task(model: Backbone, z_0: Tensor, prompts: list[str], settings: InversionSettings, slots: int) -> Task:
+    return Task(
+        network=model,
+        schedule=model.schedule(settings.num_inference_steps),
+        z_0=z_0,
+        source=model.encode_prompts(prompts),
+        null=model.encode_prompts([""] * len(prompts)),
+        settings=settings,
+        slots=slots,
+    )
+
+
+def _as_stored(found: Inverted) -> dict[str, Tensor]:
+    """All that edits start from, in half precision, on the CPU."""
+    tensors = found.tensors | {"reconstruction": found.z_0}
+    return {name: (t.half() if t.is_floating_point() else t).cpu() for name, t in tensors.items()}
+
+
+def _row(tensors: dict[str, Tensor], i: int) -> dict[str, Tensor]:
+    return {name: tensor[i].contiguous() for name, tensor in tensors.items()}
+
+
+def _stacked(model: Backbone, inversions: list[Inversion]) -> dict[str, Tensor]:
+    return {
+        name: torch.stack([inversion.tensors[name] for inversion in inversions]).to(model.device)
+        for name in inversions[0].tensors
+    }
+
+
 def edit_batch(
     model: Backbone, inversions: list[Inversion], requests: list[EditRequest], settings: EditSettings
 ) -> list[Synthesis | RowError]:
     """Make one edit of each inversion; all of one size and settings, and either all or none of strength 0."""
-    tensors = {
-        name: torch.stack([inversion.tensors[name] for inversion in inversions]).to(model.device)
-        for name in inversions[0].tensors
-    }
+    tensors = _stacked(model, inversions)
     reconstruction = model.decode_latents(tensors["reconstruction"].float()).cpu()
     if requests[0].strength == 0:
         nothing = torch.zeros_like(reconstruction[:, :1])

@@ -67,6 +67,15 @@ class InversionSettings(_Settings):
     min_gain: float = Field(
         0.05, ge=0, lt=1, description="a row stops once an iteration takes less than this share off its error; 0: never"
     )
+    artifact: Literal["compact", "full"] = Field(
+        "compact",
+        description="what is stored: all that edits start from, or the least from which it is computed again",
+    )
+
+    @property
+    def retraces(self) -> bool:
+        """Whether an artifact leaves the latents out: they are found again as the inversion found them."""
+        return self.artifact == "compact" and self.refine_rounds == 0
 
     def guides(self, step: int) -> bool:
         """Whether a step 1..N is guided: there the layout and the content are found.
@@ -104,7 +113,8 @@ class InversionSettings(_Settings):
         """The settings that change what the method finds; goes into keys."""
         segments = () if self.embeddings == "per-segment" else ("segments",)
         share = ("guidance_share",) if self.method == "null-text" else ()  # it guides every step
-        return self.model_dump(exclude={*unused_by(self.method), *segments, *share})
+        level = () if self.method in FITTED else ("artifact",)  # what is left out comes back exactly
+        return self.model_dump(exclude={*unused_by(self.method), *segments, *share, *level})
 
 
 def unused_by(method: str) -> frozenset[str]:

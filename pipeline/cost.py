@@ -39,6 +39,8 @@ def _down(settings: InversionSettings) -> int:
     gradients = 3 * settings.max_iterations * steps
     # An embedding per step lands where the next step begins; one for several is followed down once it is found.
     again = 0 if settings.embeddings == "per-step" else guided_steps
+    if settings.artifact == "compact":
+        again += steps + guided_steps  # where the factors lead
     return steps + guided_steps + gradients + again
 
 

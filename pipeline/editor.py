@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.batch import EditRequest, Inversion, Pixels, Synthesis, edit_batch, invert_batch
+from pipeline.batch import EditRequest, Inversion, Pixels, Synthesis, edit_batch, invert_batch, restore_batch
 from pipeline.config import EditSettings, InversionSettings
 from pipeline.diffusion.composite import composite_pixels, to_bytes
 from pipeline.errors import JobError, RowError
@@ -200,10 +200,21 @@ class Editor:
 
         return _grouped(sizes, run)
 
+    def restore_rows(self, inversions: Sequence[Inversion]) -> list[Inversion]:
+        """Compute again what compact artifacts left out; inversions that are whole stay as they are."""
+
+        def run(rows: list[int]) -> list[Inversion]:
+            group = [inversions[i] for i in rows]
+            if group[0].is_whole:
+                return group
+            return self._fitting(lambda slots: restore_batch(self._model, group, slots))
+
+        return _grouped([(i.is_whole, i.size, i.settings, tuple(sorted(i.tensors))) for i in inversions], run)
+
     def edit_rows(
         self, inversions: Sequence[Inversion], requests: Sequence[EditRequest], settings: EditSettings
     ) -> list[Synthesis | RowError]:
-        """Synthesise edits at the working size; compatible rows share the network's calls.
+        """Synthesise edits of whole inversions at the working size; compatible rows share the network's calls.
 
         Raises:
             JobError: a control that the model's family lacks.

@@ -102,6 +102,8 @@ class Method:
         eta: randomness of the steps that the method samples with, as in `step_down`.
         residual: (stored tensors of n rows, step 1..N) → what is added (n, c, h, w) to latents after that step, which
             brings the source back to the trajectory; None adds nothing.
+        reread: the images, their latents, and what a compact artifact keeps of each → what `find` had found; None finds
+            it again, which takes no fit.
     """
 
     find: Callable[[Task, Tensor], Inverted]
@@ -109,6 +111,12 @@ class Method:
     latents: Callable[[Task], Tensor] = inverted_latents
     eta: float = 0.0
     residual: Callable[[Mapping[str, Tensor], int], Tensor] | None = None
+    reread: Callable[[Task, Tensor, Mapping[str, Tensor]], Inverted] | None = None
+
+    def restored(self, task: Task, kept: Mapping[str, Tensor]) -> Inverted:
+        """What was found for images, from what their compact artifacts keep: each (n, …)."""
+        latents = kept["trajectory"].float().transpose(0, 1) if "trajectory" in kept else self.latents(task)
+        return self.find(task, latents) if self.reread is None else self.reread(task, latents, kept)
 
 
 def prompts_alone(tensors: Mapping[str, Tensor], source: Tensor, null: Tensor, step: int) -> tuple[Tensor, Tensor]:

@@ -7,14 +7,24 @@ from typing import Literal
 
 from torch import Tensor
 
+from pipeline.diffusion.factors import delta_at, factored
 from pipeline.diffusion.fit import FitSettings, fit_per_segment, fit_per_step, segment_of
-from pipeline.methods.base import Inverted, Task
+from pipeline.diffusion.solver import denoise
+from pipeline.methods.base import Branches, Inverted, Task, without_fit
 
 
 def fitted(
-    task: Task, trajectory: Tensor, start: Tensor, other: Tensor, branch: Literal["conditional", "unconditional"]
+    task: Task,
+    trajectory: Tensor,
+    start: Tensor,
+    other: Tensor,
+    branch: Literal["conditional", "unconditional"],
+    branches: Branches,
 ) -> Inverted:
-    """Fit one branch's embeddings from `start` to a trajectory (N + 1, n, c, h, w) while the `other` branch's stay."""
+    """Fit one branch's embeddings from `start` to a trajectory (N + 1, n, c, h, w) while the `other` branch's stay.
+
+    Of a compact artifact's embeddings only their factors are kept, and the reconstruction is where these lead.
+    """
     settings, schedule = task.settings, task.schedule
 
     def predict(z: Tensor, steps: Tensor, embedding: Tensor) -> Tensor:
@@ -33,11 +43,35 @@ def fitted(
     else:
         segments = settings.segments if settings.embeddings == "per-segment" else 1
         found = fit_per_segment(predict, trajectory, start, other, schedule, budget, segments, task.slots)
-    tensors = {"trajectory": trajectory.transpose(0, 1), "embeddings": found.embeddings.transpose(0, 1)}
-    return Inverted(tensors, found.z_0, found.iterations, found.converged)
+    learned = found.embeddings.transpose(0, 1)
+    latents = {"trajectory": trajectory.transpose(0, 1)}
+    if settings.artifact == "full":
+        return Inverted(latents | {"embeddings": learned}, found.z_0, found.iterations, found.converged)
+    tensors = latents | factored(learned - start[:, None])
+    return Inverted(tensors, _retraced(task, tensors, branches), found.iterations, found.converged)
 
 
-def learned_at(tensors: Mapping[str, Tensor], step: int) -> Tensor:
-    """The stored embeddings (n, tokens, width) of a step, from "embeddings" (n, segments, tokens, width)."""
-    n_steps, segments = tensors["trajectory"].shape[1] - 1, tensors["embeddings"].shape[1]
-    return tensors["embeddings"][:, segment_of(step, n_steps, segments)].float()
+def reread(task: Task, trajectory: Tensor, kept: Mapping[str, Tensor], branches: Branches) -> Inverted:
+    """What was fitted before, from a trajectory (N + 1, n, c, h, w) and the factors that a compact artifact keeps."""
+    tensors = {"trajectory": trajectory.transpose(0, 1), **kept}
+    return without_fit(tensors, _retraced(task, tensors, branches))
+
+
+def _retraced(task: Task, tensors: Mapping[str, Tensor], branches: Branches) -> Tensor:
+    """Where stored embeddings lead (n, c, h, w) from the trajectory's noise."""
+
+    def predict(z: Tensor, step: int) -> Tensor:
+        return task.predict_guided(z, step, *branches(tensors, task.source, task.null, step))
+
+    return denoise(predict, tensors["trajectory"][:, -1], task.schedule)
+
+
+def learned_at(tensors: Mapping[str, Tensor], start: Tensor, step: int) -> Tensor:
+    """The embeddings (n, tokens, width) of a step, fitted from `start` (n, tokens, width).
+
+    Stored are "embeddings" (n, s, tokens, width), or the factors of what the fit added.
+    """
+    whole = "embeddings" in tensors
+    n_steps, segments = tensors["trajectory"].shape[1] - 1, tensors["embeddings" if whole else "weights"].shape[1]
+    segment = segment_of(step, n_steps, segments)
+    return tensors["embeddings"][:, segment].float() if whole else start + delta_at(tensors, segment)

@@ -14,15 +14,19 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from pipeline.methods.base import Inverted, Method, Task
-from pipeline.methods.fitting import fitted, learned_at
-
-
-def _find(task: Task, trajectory: Tensor) -> Inverted:
-    return fitted(task, trajectory, start=task.null, other=task.source, branch="unconditional")
+from pipeline.methods.fitting import fitted, learned_at, reread
 
 
 def _branches(tensors: Mapping[str, Tensor], source: Tensor, null: Tensor, step: int) -> tuple[Tensor, Tensor]:
-    return learned_at(tensors, step), source
+    return learned_at(tensors, null, step), source
 
 
-NULL_TEXT = Method(_find, _branches)
+def _find(task: Task, trajectory: Tensor) -> Inverted:
+    return fitted(task, trajectory, task.null, task.source, "unconditional", _branches)
+
+
+def _reread(task: Task, trajectory: Tensor, kept: Mapping[str, Tensor]) -> Inverted:
+    return reread(task, trajectory, kept, _branches)
+
+
+NULL_TEXT = Method(_find, _branches, reread=_reread)

@@ -15,15 +15,19 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from pipeline.methods.base import Inverted, Method, Task
-from pipeline.methods.fitting import fitted, learned_at
-
-
-def _find(task: Task, trajectory: Tensor) -> Inverted:
-    return fitted(task, trajectory, start=task.source, other=task.null, branch="conditional")
+from pipeline.methods.fitting import fitted, learned_at, reread
 
 
 def _branches(tensors: Mapping[str, Tensor], source: Tensor, null: Tensor, step: int) -> tuple[Tensor, Tensor]:
-    return null, learned_at(tensors, step)
+    return null, learned_at(tensors, source, step)
 
 
-PROMPT_TUNING = Method(_find, _branches)
+def _find(task: Task, trajectory: Tensor) -> Inverted:
+    return fitted(task, trajectory, task.source, task.null, "conditional", _branches)
+
+
+def _reread(task: Task, trajectory: Tensor, kept: Mapping[str, Tensor]) -> Inverted:
+    return reread(task, trajectory, kept, _branches)
+
+
+PROMPT_TUNING = Method(_find, _branches, reread=_reread)

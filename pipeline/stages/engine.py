@@ -25,8 +25,8 @@ from pipeline.stages.rows import FailedRow, Fetched, Made, Order, dump, image_co
 _Job = tuple[Fetched, Order]
 _Inversions = dict[str, Inversion | Exception]
 
-# How artifacts were made whose settings do not speak of a share: unguided steps would not lead back to their images.
-_GUIDED_THROUGHOUT: Final = {"guidance_share": 1.0}
+# How artifacts were made whose settings do not say: unguided steps would not lead back to their images.
+_OF_OLD: Final = {"guidance_share": 1.0, "artifact": "full"}
 
 
 class Engine:
@@ -70,8 +70,10 @@ class Engine:
         """The inversions of all rows by key: restored where committed, else made; equal images share one."""
         new = {row["inversion_key"]: row for row in rows if row["tensors"] is None}
         made = inverted_until_near(self._invert, list(new.values()), self._config)
-        restored = {row["inversion_key"]: _restored(row) for row in rows if row["tensors"] is not None}
-        return dict(zip(new, made, strict=True)) | restored
+        old = [row for row in rows if row["tensors"] is not None]
+        restored = {row["inversion_key"]: _restored(row) for row in old}
+        edited = {row["inversion_key"]: restored[row["inversion_key"]] for row in old if load_orders(row["orders"])}
+        return dict(zip(new, made, strict=True)) | restored | self._whole(edited)
 
     def _invert(self, rows: Sequence[Fetched], settings: InversionSettings) -> list[Inversion | Exception]:
         def together(part: Sequence[Fetched]) -> list[Inversion | Exception]:
@@ -81,6 +83,11 @@ class Engine:
             return list(self._editor.invert_rows(pixels, prompts, settings))
 
         return each(together, rows)
+
+    def _whole(self, inversions: _Inversions) -> _Inversions:
+        """Those that could be read, with what their artifacts left out."""
+        usable = {key: inversion for key, inversion in inversions.items() if isinstance(inversion, Inversion)}
+        return dict(zip(usable, each(self._editor.restore_rows, list(usable.values())), strict=True))
 
     def _heads(self, rows: Sequence[Fetched], inversions: _Inversions) -> Iterator[Made]:
         """One part per image: its new inversion, that it was there already, or why there is none.
@@ -101,7 +108,7 @@ class Engine:
             if not row["named"]:
                 part["model"] = self._editor.model_name
                 part["inversion"] = _columns(inversion, row["frames"])
-                part["tensors"] = pack(inversion.tensors)
+                part["tensors"] = pack(inversion.kept)
             yield part
 
     def _edits(self, jobs: Sequence[_Job], inversions: _Inversions) -> Iterator[Made]:
@@ -189,7 +196,7 @@ def _columns(inversion: Inversion, frames: int | None) -> str:
             "converged": inversion.converged,
             "escalated": inversion.escalated,
             "seconds": inversion.seconds,
-            "tensor_index": tensor_index(inversion.tensors),
+            "tensor_index": tensor_index(inversion.kept),
         }
     )
 
@@ -199,16 +206,20 @@ def _restored(row: Fetched) -> Inversion | RowError:
     assert row["artifact"] is not None
     assert row["tensors"] is not None
     columns = json.loads(row["artifact"])
-    settings = _GUIDED_THROUGHOUT | json.loads(columns["settings"])
+    settings = _OF_OLD | json.loads(columns["settings"])
     unused = unused_by(settings["method"])  # earlier versions took any value there
     try:
         tensors = unpack(row["tensors"])
     except Exception as error:  # noqa: BLE001 - safetensors has no error type of its own for damaged payloads
         return RowError("artifact_unreadable", f"artifact {row['inversion_key']}: {error}")
+    read = InversionSettings.model_validate({n: value for n, value in settings.items() if n not in unused})
+    needed = "z_0" if read.artifact == "compact" else "reconstruction"
+    if needed not in tensors:
+        return RowError("artifact_unreadable", f"artifact {row['inversion_key']}: expected {needed} in its tensors")
     return Inversion(
         tensors=tensors,
         source_prompt=columns["source_prompt"] or "",
-        settings=InversionSettings.model_validate({n: value for n, value in settings.items() if n not in unused}),
+        settings=read,
         size=(columns["width"], columns["height"]),
         vae_psnr=columns["vae_psnr"],
         recon_psnr=columns["recon_psnr"],

@@ -47,9 +47,9 @@ class StandInEditor:
             self._check(int(image[0, 0, 0]))
         return [
             Inversion(
-                tensors={"trajectory": torch.from_numpy(resize(image, (SIDE, SIDE)))},
+                tensors={"reconstruction": torch.from_numpy(resize(image, (SIDE, SIDE)))},
                 source_prompt=prompt,
-                settings=settings,
+                settings=settings.model_copy(update={"artifact": "full"}),
                 size=(SIDE, SIDE),
                 vae_psnr=40.0,
                 recon_psnr=39.0,
@@ -58,6 +58,9 @@ class StandInEditor:
             )
             for image, prompt in zip(images, source_prompts, strict=True)
         ]
+
+    def restore_rows(self, inversions: Sequence[Inversion]) -> list[Inversion]:
+        return list(inversions)
 
     def edit_rows(
         self, inversions: Sequence[Inversion], requests: Sequence[EditRequest], settings: EditSettings
@@ -68,7 +71,7 @@ class StandInEditor:
             # A tokenizer takes no None.
             assert isinstance(inversions[request.inversion].source_prompt, str)
             self._check(request.prompt)
-            reconstruction = inversions[request.inversion].tensors["trajectory"].numpy().astype(np.float32) / 255
+            reconstruction = inversions[request.inversion].tensors["reconstruction"].numpy().astype(np.float32) / 255
             target = np.full_like(reconstruction, len(request.prompt) % 10 / 10)
             edited = reconstruction + np.float32(request.strength) * (target - reconstruction)
             given = request.mask

@@ -1,0 +1,38 @@
+"""Learned embeddings as a few directions that all steps share: small enough to keep for every image.
+
+What a fit adds to a prompt's embedding moves along few directions over the steps. The best of them by least squares
+(Eckart and Young, 1936) are kept in eight bits, scaled by token, with each step's weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import torch
+from torch import Tensor
+
+# Three keep an image of Stable Diffusion 1.5's size below 256 KB (infra/decisions/0014).
+RANK: Final = 3
+_LEVELS: Final = 127
+_SMALLEST: Final = 1e-6  # of a scale that float16 holds; a token that nothing moved stays where it is
+
+
+def factored(deltas: Tensor) -> dict[str, Tensor]:
+    """Deltas (n, s, tokens, width) of n images at s steps → what `delta_at` reads them from, nearly.
+
+    "weights" (n, s, r) and "scales" (n, r, tokens) are float16, "directions" (n, r, tokens, width) are int8.
+    """
+    rows = deltas.flatten(2).double()
+    # Of the Gram matrix, which is small: eigenvectors come by ascending eigenvalues.
+    weights = torch.linalg.eigh(rows @ rows.mT).eigenvectors[..., -min(RANK, rows.shape[1]) :]
+    directions = (weights.mT @ rows).unflatten(2, deltas.shape[2:])
+    scales = (directions.abs().amax(dim=-1) / _LEVELS).clamp(min=_SMALLEST).half()
+    levels = (directions / scales[..., None]).round().clamp(-_LEVELS, _LEVELS)
+    return {"weights": weights.half(), "directions": levels.to(torch.int8), "scales": scales}
+
+
+def delta_at(factors: Mapping[str, Tensor], index: int) -> Tensor:
+    """The deltas (n, tokens, width) at one of the s steps, float32."""
+    shares = factors["weights"][:, index, :, None].float() * factors["scales"].float()
+    return torch.einsum("nrt,nrtw->ntw", shares, factors["directions"].float())

@@ -1,0 +1,65 @@
+"""Factors of learned embeddings: small, and nearly what they were."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from pipeline.diffusion.factors import RANK, delta_at, factored
+
+
+def _deltas(rank: int, n: int = 2, steps: int = 20, tokens: int = 7, width: int = 16) -> Tensor:
+    """Deltas that move along `rank` directions, each half as far as the one before."""
+    generator = torch.Generator().manual_seed(rank)
+    shares = torch.randn(n, steps, rank, generator=generator) * 0.5 ** torch.arange(rank)
+    return torch.einsum("nsr,nrtw->nstw", shares, torch.randn(n, rank, tokens, width, generator=generator))
+
+
+def _missed(deltas: Tensor) -> Tensor:
+    """The share of each image's deltas, by root mean square, that its factors miss."""
+    factors = factored(deltas)
+    again = torch.stack([delta_at(factors, step) for step in range(deltas.shape[1])], dim=1)
+    return (again - deltas).flatten(1).norm(dim=1) / deltas.flatten(1).norm(dim=1)
+
+
+@pytest.mark.parametrize("rank", range(1, RANK + 1))
+def test_few_directions_are_kept_whole(rank: int) -> None:
+    """Deltas of no more directions than are kept come back to a hundredth: eight bits lose little."""
+    assert _missed(_deltas(rank)).max() < 0.01
+
+
+def test_the_largest_directions_are_kept() -> None:
+    """Of more, what is missed is no more than what lies beyond the largest, by their singular values."""
+    deltas = _deltas(8)
+    values = torch.linalg.svdvals(deltas.flatten(2))
+    beyond = values[:, RANK:].norm(dim=1) / values.norm(dim=1)
+    assert (_missed(deltas) < beyond + 0.01).all()
+
+
+def test_fewer_steps_than_directions_are_kept_whole() -> None:
+    """One embedding for all steps has one direction."""
+    assert factored(_deltas(3, steps=1))["directions"].shape[1] == 1
+    assert _missed(_deltas(3, steps=1)).max() < 0.01
+
+
+def test_what_was_not_moved_stays() -> None:
+    """Without deltas there is nothing to add, and no NaN."""
+    factors = factored(torch.zeros(1, 5, 3, 4))
+    assert all(not delta_at(factors, step).any() for step in range(5))
+
+
+def test_rows_do_not_see_each_other() -> None:
+    """An image's factors are those that it has alone."""
+    deltas = _deltas(5) * torch.tensor([1.0, 100.0]).view(2, 1, 1, 1)
+    together = factored(deltas)
+    for i in range(2):
+        alone = factored(deltas[i : i + 1])
+        torch.testing.assert_close(delta_at(alone, 3)[0], delta_at(together, 3)[i], rtol=1e-2, atol=1e-3)
+
+
+def test_an_artifact_of_stable_diffusions_size_is_small() -> None:
+    """With the latents of 512 × 512 pixels, 50 embeddings take less than 256 KB; whole ones in float16 take 5.9 MB."""
+    factors = factored(torch.randn(1, 50, 77, 768, generator=torch.Generator().manual_seed(0)))
+    latents = torch.zeros(1, 4, 64, 64, dtype=torch.float16)
+    assert sum(tensor.nbytes for tensor in (*factors.values(), latents)) <= 256_000
