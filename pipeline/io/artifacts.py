@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from pipeline.io import storage
 from pipeline.keys import artifact_row_key, content_key, sha256_hex
 
-Kind = Literal["inversions", "edits", "failures"]
+Kind = Literal["inversions", "edits", "withdrawals", "failures"]
 
 # Before a user's column that has the name of one of ours.
 _CARRIED: Final = "carried_"
@@ -83,6 +83,16 @@ EDIT_SCHEMA: Final = pa.schema(
     ]
 )
 
+# An edit whose picture another edit is about to replace. From then on it is not there, whatever becomes of the other.
+WITHDRAWAL_SCHEMA: Final = pa.schema(
+    [
+        _required("image_id", pa.string()),
+        _required("edit_id", pa.string()),
+        _required("strength", pa.float64()),
+        _required("created_at", _TIME),
+    ]
+)
+
 FAILURE_SCHEMA: Final = pa.schema(
     [
         _required("image_id", pa.string()),
@@ -105,11 +115,15 @@ RECOVERED: Final = "recovered"
 SCHEMAS: Final[Mapping[Kind, pa.Schema]] = {
     "inversions": INVERSION_SCHEMA,
     "edits": EDIT_SCHEMA,
+    "withdrawals": WITHDRAWAL_SCHEMA,
     "failures": FAILURE_SCHEMA,
 }
 KEY_COLUMNS: Final[Mapping[Kind, str]] = {"inversions": "inversion_key", "edits": "edit_key"}
-# What a failure is, apart from when it was: a task that is run again overwrites its own file.
-_FAILURE_IDENTITY: Final = ("image_id", "edit_id", "strength", "code", "message", "attempts", "input_sha256")
+# What a row without a key is, apart from when it was: a task that is run again overwrites its own file.
+_OTHER_IDENTITIES: Final[Mapping[Kind, Sequence[str]]] = {
+    "withdrawals": ("image_id", "edit_id", "strength"),
+    "failures": ("image_id", "edit_id", "strength", "code", "message", "attempts", "input_sha256"),
+}
 
 
 def write_rows(output: str, kind: Kind, rows: Sequence[Mapping[str, Any]]) -> str | None:
@@ -145,8 +159,8 @@ def _name(kind: Kind, rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _identity(kind: Kind, row: Mapping[str, Any]) -> str:
-    if kind == "failures":
-        return content_key({name: row.get(name) for name in _FAILURE_IDENTITY})
+    if kind in _OTHER_IDENTITIES:
+        return content_key({name: row.get(name) for name in _OTHER_IDENTITIES[kind]})
     if kind == "inversions":
         return artifact_row_key(row["inversion_key"], row["image_id"])
     return str(row["edit_key"])

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from pipeline.errors import JobError
 from pipeline.io import storage
 from pipeline.io.artifacts import INVERSION_SCHEMA, users_name
-from pipeline.io.outcomes import newest
+from pipeline.io.rows_read import newest
 from pipeline.io.uris import join
 
 _READERS: Final = 16

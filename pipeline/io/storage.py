@@ -81,6 +81,8 @@ def read_part(uri: str, read: Callable[[BinaryIO], _T]) -> _T:
 def write_bytes(uri: str, data: bytes) -> None:
     """Write a file so that a reader sees all of it or nothing, replacing what was there.
 
+    Once this returns the file survives a crash of the machine, and so does what was written before it.
+
     Raises:
         StorageError: it could not be written.
     """
@@ -95,7 +97,7 @@ def write_bytes(uri: str, data: bytes) -> None:
 
 
 def _replace_file(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(path.parent)
     temporary = path.parent / f".{uuid.uuid4().hex}.tmp"
     try:
         with temporary.open("xb") as file:
@@ -103,8 +105,25 @@ def _replace_file(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+        _sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _make_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        _make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        _sync_folder(folder.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Let the names in a folder survive a crash of the machine, not only the files' contents."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def check_writable(folder: str) -> None:

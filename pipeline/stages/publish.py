@@ -54,6 +54,8 @@ class _Part:
 class Publish:
     """Write pictures, then commit what was written: inversions, edits, failures. The Parquet file is the commit.
 
+    Edits whose pictures are about to be replaced are withdrawn first (infra/decisions/0012-commit-protocol.md).
+
     Args:
         output: where to.
         config: of the job.
@@ -68,6 +70,7 @@ class Publish:
         self._history = history
 
     def __call__(self, rows: Sequence[Made]) -> Counts:
+        write_rows(self._output, "withdrawals", _withdrawals(rows))
         with ThreadPoolExecutor(_THREADS) as pool:
             parts = list(pool.map(self._publish, rows))
         now = datetime.now(UTC)
@@ -216,6 +219,16 @@ class Publish:
             "created_at": now,
             "carried": row.get("carried"),
         }
+
+
+def _withdrawals(rows: Sequence[Made]) -> list[dict[str, Any]]:
+    """Rows that take back the edits whose pictures these ones' will replace."""
+    now = datetime.now(UTC)
+    return [
+        {"image_id": row["image_id"], "edit_id": edit.edit_id, "strength": edit.strength, "created_at": now}
+        for row in rows
+        for edit in (order.edit for order in load_orders(row["orders"]) if order.replaces)
+    ]
 
 
 def _background_psnr(original: _Pixels, published: _Pixels, mask: _Values) -> float | None:

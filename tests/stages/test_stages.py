@@ -14,13 +14,16 @@ import torch
 from PIL import Image
 
 from pipeline.batch import Inversion
+from pipeline.io import storage
 from pipeline.io.artifacts import write_rows
 from pipeline.io.images import decode, encode_png
 from pipeline.io.outcomes import summary
+from pipeline.io.storage import write_bytes
 from pipeline.io.tensors import pack
 from pipeline.keys import sha256_hex
 from pipeline.planning import Counts
 from pipeline.records import PromptRow
+from pipeline.stages import publish
 from pipeline.stages.engine import _restored
 from pipeline.stages.rows import Asked, load_orders
 from tests.small_job import table
@@ -154,6 +157,34 @@ def test_a_prompt_changed_and_changed_back_is_edited_again(output: Path, photogr
     counts = Job(output, StandInEditor(), [PromptRow(edit_id="blue", prompt="a blue photo")]).run([asked])
     assert (counts.edited, counts.kept) == (0, 1)
     assert summary(str(output)).edits == 1
+
+
+@pytest.mark.parametrize("dies_at", ["withdrawals", "1.png", "edits"])
+def test_a_picture_that_was_replaced_but_not_committed_is_made_again(
+    output: Path, photograph: Photograph, monkeypatch: pytest.MonkeyPatch, dies_at: str
+) -> None:
+    """A run that dies over a changed prompt leaves no old row beside a new picture, whichever prompt comes next."""
+    asked = photograph("a")
+    old, new = (PromptRow(edit_id="blue", prompt=prompt) for prompt in ("a blue photo", "a bluer photo"))
+    Job(output, StandInEditor(), [old]).run([asked])
+    picture = (output / "images/a/blue/1.png").read_bytes()
+
+    def dies_before(uri: str, data: bytes) -> None:
+        if dies_at in uri:
+            raise KeyboardInterrupt
+        write_bytes(uri, data)
+
+    with monkeypatch.context() as patch:
+        for module in (publish, storage):
+            patch.setattr(module, "write_bytes", dies_before)
+        with pytest.raises(KeyboardInterrupt):
+            Job(output, StandInEditor(), [new]).run([asked])
+    untouched = dies_at == "withdrawals"
+    assert summary(str(output)).edits == int(untouched)
+    counts = Job(output, StandInEditor(), [old]).run([asked])
+    assert (counts.edited, counts.kept) == ((0, 1) if untouched else (1, 0))
+    assert (output / "images/a/blue/1.png").read_bytes() == picture
+    assert Job(output, StandInEditor(), [old]).run([asked]).kept == 1
 
 
 def test_equal_images_share_one_artifact(output: Path, photograph: Photograph) -> None:
