@@ -24,6 +24,9 @@ def _required(name: str, type_: pa.DataType) -> pa.Field:
     return pa.field(name, type_, nullable=False)
 
 
+# The number of the lease under which a row was committed: a later run's rows are newer, whatever its clock says.
+_FENCE: Final = pa.field("fence", pa.int64())
+
 INVERSION_SCHEMA: Final = pa.schema(
     [
         _required("inversion_key", pa.string()),
@@ -48,6 +51,7 @@ INVERSION_SCHEMA: Final = pa.schema(
         pa.field("seconds", pa.float32()),
         _required("relatent_version", pa.string()),
         _required("created_at", _TIME),
+        _FENCE,
     ]
 )
 
@@ -80,6 +84,7 @@ EDIT_SCHEMA: Final = pa.schema(
         pa.field("qa_flags", pa.list_(pa.string())),
         pa.field("seconds", pa.float32()),
         _required("created_at", _TIME),
+        _FENCE,
     ]
 )
 
@@ -90,6 +95,7 @@ WITHDRAWAL_SCHEMA: Final = pa.schema(
         _required("edit_id", pa.string()),
         _required("strength", pa.float64()),
         _required("created_at", _TIME),
+        _FENCE,
     ]
 )
 
@@ -106,6 +112,7 @@ FAILURE_SCHEMA: Final = pa.schema(
         pa.field("image_uri", pa.string()),
         pa.field("input_sha256", pa.string()),
         _required("created_at", _TIME),
+        _FENCE,
     ]
 )
 
@@ -121,8 +128,8 @@ SCHEMAS: Final[Mapping[Kind, pa.Schema]] = {
 KEY_COLUMNS: Final[Mapping[Kind, str]] = {"inversions": "inversion_key", "edits": "edit_key"}
 # What a row without a key is, apart from when it was: a task that is run again overwrites its own file.
 _OTHER_IDENTITIES: Final[Mapping[Kind, Sequence[str]]] = {
-    "withdrawals": ("image_id", "edit_id", "strength"),
-    "failures": ("image_id", "edit_id", "strength", "code", "message", "attempts", "input_sha256"),
+    "withdrawals": ("image_id", "edit_id", "strength", "fence"),
+    "failures": ("image_id", "edit_id", "strength", "code", "message", "attempts", "input_sha256", "fence"),
 }
 
 
@@ -163,7 +170,8 @@ def _identity(kind: Kind, row: Mapping[str, Any]) -> str:
         return content_key({name: row.get(name) for name in _OTHER_IDENTITIES[kind]})
     if kind == "inversions":
         return artifact_row_key(row["inversion_key"], row["image_id"])
-    return str(row["edit_key"])
+    # A run that was taken over, and does not know it yet, must not overwrite a later one's rows.
+    return f"{row['edit_key']} {row.get('fence')}"
 
 
 def _table(kind: Kind, rows: Sequence[Mapping[str, Any]]) -> pa.Table:

@@ -6,6 +6,7 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from pipeline.errors import RowError
 from pipeline.io import storage
 from pipeline.io.artifacts import FAILURE_SCHEMA, KEY_COLUMNS, RECOVERED, Kind
-from pipeline.io.rows_read import FILE, IDENTITY, current_rows, read_rows
+from pipeline.io.rows_read import AGE, FILE, IDENTITY, current_rows, read_rows
 from pipeline.keys import artifact_row_key
 
 
@@ -159,36 +160,41 @@ def current_failures(output: str) -> list[dict[str, Any]]:
     image ends the image's own. `attempts` is what the row says, or the number of its rows if that is more.
     """
     table = read_rows(output, "failures", FAILURE_SCHEMA.names).drop_columns(FILE)
-    rows = table.sort_by("created_at").to_pylist()
+    rows = sorted(table.to_pylist(), key=_age)
     failed = [row for row in rows if row["code"] != RECOVERED]
     latest = {_slot(row): row for row in failed}
     seen = Counter(map(_slot, failed))
     made_good = _latest_successes(output, {row["image_id"] for row in failed})
     for row in rows:
         if row["edit_id"] is not None or row["code"] == RECOVERED:
-            _keep_latest(made_good, (row["image_id"], None, None), row["created_at"])
+            _keep_latest(made_good, (row["image_id"], None, None), row)
     return [
         {**row, "attempts": max(row["attempts"], seen[slot])}
         for slot, row in latest.items()
-        if slot not in made_good or made_good[slot] <= row["created_at"]
+        if slot not in made_good or made_good[slot] <= _age(row)
     ]
 
 
 _Slot = tuple[str, str | None, float | None]
+_Age = tuple[int, datetime]
 
 
 def _slot(row: Mapping[str, Any]) -> _Slot:
     return row["image_id"], row["edit_id"], row["strength"]
 
 
-def _latest_successes(output: str, images: Collection[str]) -> dict[_Slot, Any]:
+def _age(row: Mapping[str, Any]) -> _Age:
+    return row["fence"] or 0, row["created_at"]
+
+
+def _latest_successes(output: str, images: Collection[str]) -> dict[_Slot, _Age]:
     """When these images, and edits of them, last came out."""
-    successes: dict[_Slot, Any] = {}
-    for row in _rows_of(images, output, "inversions", ["image_id", "created_at"]):
-        _keep_latest(successes, (row["image_id"], None, None), row["created_at"])
-    for row in _rows_of(images, output, "edits", ["image_id", "edit_id", "strength", "created_at"]):
-        _keep_latest(successes, _slot(row), row["created_at"])
-        _keep_latest(successes, (row["image_id"], None, None), row["created_at"])
+    successes: dict[_Slot, _Age] = {}
+    for row in _rows_of(images, output, "inversions", ["image_id", *AGE]):
+        _keep_latest(successes, (row["image_id"], None, None), row)
+    for row in _rows_of(images, output, "edits", ["image_id", "edit_id", "strength", *AGE]):
+        _keep_latest(successes, _slot(row), row)
+        _keep_latest(successes, (row["image_id"], None, None), row)
     return successes
 
 
@@ -201,9 +207,9 @@ def _rows_of(images: Collection[str], output: str, kind: Kind, columns: Sequence
     return rows
 
 
-def _keep_latest(times: dict[_Slot, Any], slot: _Slot, time: Any) -> None:
-    if slot not in times or times[slot] < time:
-        times[slot] = time
+def _keep_latest(ages: dict[_Slot, _Age], slot: _Slot, row: Mapping[str, Any]) -> None:
+    if slot not in ages or ages[slot] < _age(row):
+        ages[slot] = _age(row)
 
 
 @dataclass(frozen=True, slots=True)

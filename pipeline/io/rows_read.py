@@ -23,6 +23,8 @@ IDENTITY: Final[Mapping[Kind, Sequence[str]]] = {
     "inversions": ("inversion_key",),
     "edits": ("image_id", "edit_id", "strength"),
 }
+# What tells the newer row: the lease it was committed under (none before there were any), then its time.
+AGE: Final = ("fence", "created_at")
 # The column that `read_rows` adds.
 FILE: Final = "file"
 
@@ -46,10 +48,10 @@ def current_rows(output: str, kind: Kind, *columns: str) -> pa.Table:
     """The row of each artifact or picture that is there: the newest of it, unless it was withdrawn since.
 
     Returns:
-        The table's key, what a row is of, created_at, the columns that are asked for, and `file`.
+        The table's key, what a row is of, its age, the columns that are asked for, and `file`.
     """
     key = KEY_COLUMNS[kind]
-    table = read_rows(output, kind, {key, *IDENTITY[kind], "created_at", *columns})
+    table = read_rows(output, kind, {key, *IDENTITY[kind], *AGE, *columns})
     if kind == "edits":
         # A withdrawal is a newer row without a key.
         withdrawn = read_rows(output, "withdrawals", WITHDRAWAL_SCHEMA.names)
@@ -60,7 +62,7 @@ def current_rows(output: str, kind: Kind, *columns: str) -> pa.Table:
 
 def newest(table: pa.Table, kind: Kind, of: Sequence[str]) -> NDArray[np.uint64]:
     """Numbers of the rows that are the newest for each value of some columns; the oldest of these rows first."""
-    keys = [(name, "ascending", "at_start") for name in ("created_at", KEY_COLUMNS[kind])]
+    keys = [(name, "ascending", "at_start") for name in (*AGE, KEY_COLUMNS[kind])]
     by_age = pc.sort_indices(table, sort_keys=keys).to_numpy()
     ages = table.select(of).append_column("age", pa.array(np.argsort(by_age)))
     latest: NDArray[np.uint64] = by_age[np.sort(ages.group_by(of).aggregate([("age", "max")])["age_max"].to_numpy())]
