@@ -9,7 +9,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --no-input --disable-pip-version
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help venv test demo lint types train clean
+.PHONY: help venv test soak demo lint types train clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,6 +18,9 @@ venv: $(VENV)/.ready $(VENV)/.ready-test $(VENV)/.ready-lint ## set up everythin
 
 test: $(VENV)/.ready-test ## run the tests; pass options as PYTEST_ARGS='-k scene -x'
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+soak: $(VENV)/.ready-test ## kill a small job at random, 100 times; pass options as SOAK_ARGS='--kills 500 --seed 7'
+	$(BIN)/python -m tests.kills.soak $(SOAK_ARGS)
 
 demo: $(VENV)/.ready ## restyle a small catalogue with the bundled model, into out/demo
 	$(BIN)/relatent demo --output out/demo

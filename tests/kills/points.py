@@ -12,7 +12,6 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -27,8 +26,11 @@ KILL_POINTS: Final = (
     "before lease",
     *(f"{moment} {what}" for what in (*PUBLISHED, "run", "beat") for moment in MOMENTS),
 )
-# Who dies: the process that does the step, the job's driver, or an engine actor.
-VICTIMS: Final = ("self", "driver", "actor")
+# Who dies: the process that does the step, the job's driver, the engine actors, or the whole node of that process.
+VICTIMS: Final = ("self", "driver", "actor", "node")
+
+ENGINE_ACTOR: Final = "ray::MapWorker(MapBatches(_EngineActor"
+PUBLISH_WORKER: Final = "ray::MapBatches(run)"
 
 _FOLDER: Final = "RELATENT_TEST_KILLS"
 _STATE: Final = threading.local()
@@ -37,8 +39,8 @@ _STATE: Final = threading.local()
 def arm(folder: Path, *kills: str) -> None:
     """Ask for kills, each `moment what victim`; those of earlier are forgotten."""
     folder.mkdir(exist_ok=True)
-    for old in folder.iterdir():
-        old.unlink()
+    for name in pending(folder):
+        (folder / name).unlink()
     for number, kill in enumerate(kills):
         (folder / f"{kill} {number}").touch()
 
@@ -66,8 +68,10 @@ def install(folder: Path) -> None:
 
 
 def install_if_asked() -> None:
-    """`install`, in processes of which it is asked by the environment."""
+    """`install`, in processes of which it is asked by the environment; they can then be found as `ray_processes`."""
     if folder := os.environ.get(_FOLDER):
+        (Path(folder) / "processes").mkdir(parents=True, exist_ok=True)
+        (Path(folder) / "processes" / str(os.getpid())).touch()
         install(Path(folder))
 
 
@@ -106,13 +110,15 @@ def _strike(folder: Path, point: str) -> None:
         if name.startswith(f"{point} ") and _claim(folder / name):
             victim = name.split(" ")[2]
             if victim == "actor":
-                for pid in engine_actors():
-                    _kill(pid)
+                for pid in ray_processes(folder, ENGINE_ACTOR):
+                    kill(pid)
                 return
             if victim == "driver":
-                _kill(int((folder / "driver").read_text(encoding="ascii")))
+                kill(int((folder / "driver").read_text(encoding="ascii")))
                 time.sleep(30)  # nothing more from here either, until Ray ends the processes of the dead driver
-            _kill(os.getpid())
+            if victim == "node":
+                kill(os.getppid())
+            kill(os.getpid())
 
 
 def _names(folder: Path) -> list[str]:
@@ -127,23 +133,19 @@ def _claim(kill: Path) -> bool:
     return True
 
 
-def _kill(pid: int) -> None:
+def kill(pid: int) -> None:
+    """Kill −9, if there is still something to kill."""
     with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
 
 
-def engine_actors() -> list[int]:
-    """Processes of Ray's that hold a model, among those of this process' cluster."""
-    return [pid for pid, title in titles() if title.startswith("ray::MapWorker(MapBatches(_EngineActor")]
+def ray_processes(folder: Path, title: str) -> list[int]:
+    """Processes that look at the folder, and call themselves so."""
+    return [int(path.name) for path in (folder / "processes").iterdir() if _title(path.name).startswith(title)]
 
 
-def titles() -> Iterator[tuple[int, str]]:
-    """Processes that look at the same folder, and what they call themselves."""
-    ours = f"{_FOLDER}={os.environ.get(_FOLDER)}".encode()
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal():
-            try:
-                if ours in (entry / "environ").read_bytes().split(b"\0"):
-                    yield int(entry.name), (entry / "cmdline").read_bytes().split(b"\0")[0].decode()
-            except OSError:
-                continue  # it has ended, or is not ours to look at
+def _title(pid: str) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0].decode()
+    except OSError:
+        return ""  # it has ended
