@@ -10,7 +10,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --no-input --disable-pip-version
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help venv test fuzz demo lint types train sbom audit clean
+.PHONY: help venv test fuzz soak demo lint types train sbom audit clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,6 +22,9 @@ test: $(VENV)/.ready-test ## run the tests; pass options as PYTEST_ARGS='-k scen
 
 fuzz: $(VENV)/.ready-test ## mutated files against every decoder; options as FUZZ_ARGS='--files 10000 --seed 1'
 	$(BIN)/python -m tests.fuzz $(FUZZ_ARGS)
+
+soak: $(VENV)/.ready-test ## kill a small job at random, 100 times; pass options as SOAK_ARGS='--kills 500 --seed 7'
+	$(BIN)/python -m tests.kills.soak $(SOAK_ARGS)
 
 demo: $(VENV)/.ready ## restyle a small catalogue with the bundled model, into out/demo
 	$(BIN)/relatent demo --output out/demo

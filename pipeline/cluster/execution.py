@@ -15,6 +15,7 @@ from pipeline.cluster.session import connect
 from pipeline.errors import CODES
 from pipeline.io.artifacts import write_rows
 from pipeline.io.layout import run_record_uri
+from pipeline.io.lease import Fence, held
 from pipeline.io.outcomes import committed_artifact_rows, committed_edits, committed_inversions, current_failures
 from pipeline.io.storage import write_bytes
 from pipeline.keys import sha256_hex
@@ -28,27 +29,29 @@ _RECORDED: Final = ("relatent", "ray", "torch", "diffusers", "transformers", "py
 
 
 def execute(plan: Plan, on_progress: Callable[[Counts], None]) -> Counts:
-    """Do what is missing, and record it.
+    """Do what is missing, and record it, as the only run that writes there.
 
     Args:
         plan: what is asked for.
         on_progress: called with the counts so far, whenever something was committed.
 
     Raises:
-        JobError: the model cannot be loaded, or there is no such cluster.
+        JobError: another run is writing there, the model cannot be loaded, or there is no such cluster.
         StorageError: the output cannot be read or written.
     """
-    history = History(current_failures(plan.output))
-    counts = _record_refusals(plan, history)
-    if len(plan.images):
-        counts = _run(plan, history, counts, on_progress)
-    assert counts.images == len(plan.images), f"images: planned {len(plan.images)}, accounted for {counts.images}"
-    assert counts.edits == plan.edits, f"edits: planned {plan.edits}, accounted for {counts.edits}"
-    write_bytes(run_record_uri(plan.output), _record(plan, counts))
+    with held(plan.output) as fence:
+        history = History(current_failures(plan.output))
+        counts = _record_refusals(plan, history, fence)
+        if len(plan.images):
+            counts = _run(plan, history, fence, counts, on_progress)
+        assert counts.images == len(plan.images), f"images: planned {len(plan.images)}, accounted for {counts.images}"
+        assert counts.edits == plan.edits, f"edits: planned {plan.edits}, accounted for {counts.edits}"
+        fence.check()
+        write_bytes(run_record_uri(plan.output), _record(plan, counts))
     return counts
 
 
-def _run(plan: Plan, history: History, counts: Counts, on_progress: Callable[[Counts], None]) -> Counts:
+def _run(plan: Plan, history: History, fence: Fence, counts: Counts, on_progress: Callable[[Counts], None]) -> Counts:
     resources = connect(plan.config)
     # The precision enters the keys, so it is settled before any key is made.
     config = plan.config.model_copy(update={"dtype": plan.config.dtype or resources.dtype})
@@ -61,18 +64,19 @@ def _run(plan: Plan, history: History, counts: Counts, on_progress: Callable[[Co
     )
     fetch = Fetch(config, Asking(plan.prompts), plan.fingerprint, committed)
     identity = Identity(plan.fingerprint, version("relatent"))
-    publish = Publish(plan.output, config, identity, history)
+    publish = Publish(config, identity, history, fence)
     for outcome in outcomes(plan, fetch, publish, resources):
         counts += outcome
         on_progress(counts)
     return counts
 
 
-def _record_refusals(plan: Plan, history: History) -> Counts:
+def _record_refusals(plan: Plan, history: History, fence: Fence) -> Counts:
     """Commit manifest rows that the job runs without as failures, unless they are recorded already."""
     rows = [_refused(plan, refusal) for refusal in plan.refusals]
     new = [row for row in rows if not history.standing(row["input_sha256"], row["image_id"], row["edit_id"])]
-    write_rows(plan.output, "failures", new)
+    fence.check()
+    write_rows(plan.output, "failures", [row | {"fence": fence.token} for row in new])
     return Counts(codes={"row_refused": len(rows)} if rows else {})
 
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _WAITING_CPUS: Final = 0.5
 # A batch on a slow machine may take long; Ray's own limit of half an hour would end the job.
 _NO_PROGRESS_SECONDS: Final = 24 * 3600
+_INIT_DEATHS: Final = 8
 
 
 def outcomes(plan: Plan, fetch: Fetch, publish: Publish, resources: Resources) -> Iterator[Counts]:
@@ -85,6 +86,8 @@ def _configure() -> None:
     # block of one byte is full with one row: with a fetched image, or with a part of a batch's results.
     context.target_max_block_size = 1
     context.execution_no_progress_timeout_s = _NO_PROGRESS_SECONDS
+    # An actor loads its model with its first rows, so one that dies before them was killed: by a spot machine's end.
+    context.max_consecutive_actor_init_deaths = _INIT_DEATHS
 
 
 def _fetching(fetch: Fetch, schema: pa.Schema) -> Callable[[pa.Table], pa.Table]:

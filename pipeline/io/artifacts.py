@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from pipeline.io import storage
 from pipeline.keys import artifact_row_key, content_key, sha256_hex
 
-Kind = Literal["inversions", "edits", "failures"]
+Kind = Literal["inversions", "edits", "withdrawals", "failures"]
 
 # Before a user's column that has the name of one of ours.
 _CARRIED: Final = "carried_"
@@ -23,6 +23,9 @@ _TIME: Final = pa.timestamp("us", tz="UTC")
 def _required(name: str, type_: pa.DataType) -> pa.Field:
     return pa.field(name, type_, nullable=False)
 
+
+# The number of the lease under which a row was committed: a later run's rows are newer, whatever its clock says.
+_FENCE: Final = pa.field("fence", pa.int64())
 
 INVERSION_SCHEMA: Final = pa.schema(
     [
@@ -48,6 +51,7 @@ INVERSION_SCHEMA: Final = pa.schema(
         pa.field("seconds", pa.float32()),
         _required("relatent_version", pa.string()),
         _required("created_at", _TIME),
+        _FENCE,
     ]
 )
 
@@ -80,6 +84,18 @@ EDIT_SCHEMA: Final = pa.schema(
         pa.field("qa_flags", pa.list_(pa.string())),
         pa.field("seconds", pa.float32()),
         _required("created_at", _TIME),
+        _FENCE,
+    ]
+)
+
+# An edit whose picture another edit is about to replace. From then on it is not there, whatever becomes of the other.
+WITHDRAWAL_SCHEMA: Final = pa.schema(
+    [
+        _required("image_id", pa.string()),
+        _required("edit_id", pa.string()),
+        _required("strength", pa.float64()),
+        _required("created_at", _TIME),
+        _FENCE,
     ]
 )
 
@@ -96,6 +112,7 @@ FAILURE_SCHEMA: Final = pa.schema(
         pa.field("image_uri", pa.string()),
         pa.field("input_sha256", pa.string()),
         _required("created_at", _TIME),
+        _FENCE,
     ]
 )
 
@@ -105,11 +122,15 @@ RECOVERED: Final = "recovered"
 SCHEMAS: Final[Mapping[Kind, pa.Schema]] = {
     "inversions": INVERSION_SCHEMA,
     "edits": EDIT_SCHEMA,
+    "withdrawals": WITHDRAWAL_SCHEMA,
     "failures": FAILURE_SCHEMA,
 }
 KEY_COLUMNS: Final[Mapping[Kind, str]] = {"inversions": "inversion_key", "edits": "edit_key"}
-# What a failure is, apart from when it was: a task that is run again overwrites its own file.
-_FAILURE_IDENTITY: Final = ("image_id", "edit_id", "strength", "code", "message", "attempts", "input_sha256")
+# What a row without a key is, apart from when it was: a task that is run again overwrites its own file.
+_OTHER_IDENTITIES: Final[Mapping[Kind, Sequence[str]]] = {
+    "withdrawals": ("image_id", "edit_id", "strength", "fence"),
+    "failures": ("image_id", "edit_id", "strength", "code", "message", "attempts", "input_sha256", "fence"),
+}
 
 
 def write_rows(output: str, kind: Kind, rows: Sequence[Mapping[str, Any]]) -> str | None:
@@ -145,11 +166,12 @@ def _name(kind: Kind, rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _identity(kind: Kind, row: Mapping[str, Any]) -> str:
-    if kind == "failures":
-        return content_key({name: row.get(name) for name in _FAILURE_IDENTITY})
+    if kind in _OTHER_IDENTITIES:
+        return content_key({name: row.get(name) for name in _OTHER_IDENTITIES[kind]})
     if kind == "inversions":
         return artifact_row_key(row["inversion_key"], row["image_id"])
-    return str(row["edit_key"])
+    # A run that was taken over, and does not know it yet, must not overwrite a later one's rows.
+    return f"{row['edit_key']} {row.get('fence')}"
 
 
 def _table(kind: Kind, rows: Sequence[Mapping[str, Any]]) -> pa.Table:

@@ -13,3 +13,13 @@ def picture_uri(output: str, image_id: str, edit_id: str, strength: float) -> st
 def run_record_uri(output: str) -> str:
     """Where a finished job's record is."""
     return join(output, "run.json")
+
+
+def leases_uri(output: str) -> str:
+    """Where an output's leases are: who writes there, and who did."""
+    return join(output, "leases")
+
+
+def lease_uri(output: str, token: int) -> str:
+    """Where the lease of this number is."""
+    return join(leases_uri(output), f"{token:016}.json")

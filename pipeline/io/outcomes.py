@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, BinaryIO, Final
+from datetime import datetime
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -17,17 +17,9 @@ from numpy.typing import NDArray
 
 from pipeline.errors import RowError
 from pipeline.io import storage
-from pipeline.io.artifacts import FAILURE_SCHEMA, KEY_COLUMNS, RECOVERED, SCHEMAS, Kind
+from pipeline.io.artifacts import FAILURE_SCHEMA, KEY_COLUMNS, RECOVERED, Kind
+from pipeline.io.rows_read import AGE, FILE, IDENTITY, current_rows, read_rows
 from pipeline.keys import artifact_row_key
-
-_READERS: Final = 16
-# What a row is of. Of several rows of one artifact or picture the newest says what is there: a picture of another
-# prompt has replaced the one before it.
-_IDENTITY: Final[Mapping[Kind, Sequence[str]]] = {
-    "inversions": ("inversion_key",),
-    "edits": ("image_id", "edit_id", "strength"),
-}
-_FILE: Final = "file"
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,14 +60,36 @@ class KeyIndex:
         return at if at < len(self.keys) and self.keys[at] == key.encode() else None
 
 
+@dataclass(frozen=True, eq=False)
+class EditIndex(KeyIndex):
+    """The committed edits, and the places in which their pictures are.
+
+    Attributes:
+        places: sorted hashes of image id, edit id and strength, 8 bytes each.
+    """
+
+    places: NDArray[np.uint64]
+
+    def in_place_of(self, key: str, image_id: str, edit_id: str, strength: float) -> bool:
+        """Whether an edit's picture is to be where another edit's is."""
+        place = _place(image_id, edit_id, strength)
+        at = int(np.searchsorted(self.places, place))
+        return key not in self and at < len(self.places) and bool(self.places[at] == place)
+
+
+def _place(image_id: str, edit_id: str, strength: float) -> np.uint64:
+    text = f"{image_id}\0{edit_id}\0{strength!r}"
+    return np.uint64(int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big"))
+
+
 def committed_inversions(output: str) -> KeyIndex:
     """Index of all inversions in an output folder."""
-    return _index(output, "inversions")
+    return KeyIndex(*_index(current_rows(output, "inversions"), "inversions"))
 
 
 def committed_artifact_rows(output: str) -> frozenset[str]:
     """`artifact_row_key` of every row among the inversions: whose artifacts they are."""
-    table = _read_all(output, "inversions", {"inversion_key", "image_id"})
+    table = read_rows(output, "inversions", {"inversion_key", "image_id"})
     return frozenset(map(artifact_row_key, table["inversion_key"].to_pylist(), table["image_id"].to_pylist()))
 
 
@@ -86,36 +100,26 @@ def committed_slots(output: str) -> tuple[set[str], Mapping[str, Mapping[tuple[s
         The image ids that have an inversion, and by image id the edit ids and strengths that have a picture, with its
         prompt.
     """
-    inverted = set(_read_all(output, "inversions", {"image_id"})["image_id"].to_pylist())
+    inverted = set(read_rows(output, "inversions", {"image_id"})["image_id"].to_pylist())
     edited: defaultdict[str, dict[tuple[str, float], str]] = defaultdict(dict)
-    columns = (*_IDENTITY["edits"], "prompt")
-    # The newest row of a picture is read last, and so is the one that stays.
-    table = _read_all(output, "edits", {*columns, "created_at"}).sort_by("created_at")
+    columns = (*IDENTITY["edits"], "prompt")
+    table = current_rows(output, "edits", "prompt")
     for image_id, edit_id, strength, prompt in zip(*(table[name].to_pylist() for name in columns), strict=True):
         edited[image_id][edit_id, strength] = prompt
     return inverted, edited
 
 
-def committed_edits(output: str) -> KeyIndex:
+def committed_edits(output: str) -> EditIndex:
     """Index of the edits whose pictures an output folder holds."""
-    return _index(output, "edits")
+    table = current_rows(output, "edits")
+    places = map(_place, *(table[name].to_pylist() for name in IDENTITY["edits"]))
+    return EditIndex(*_index(table, "edits"), np.sort(np.fromiter(places, np.uint64, len(table))))
 
 
-def _index(output: str, kind: Kind) -> KeyIndex:
-    table = _read_all(output, kind, {KEY_COLUMNS[kind], *_IDENTITY[kind], "created_at"})
-    current = table.select([KEY_COLUMNS[kind], _FILE]).take(newest(table, kind, _IDENTITY[kind]))
-    files = current[_FILE].combine_chunks()
+def _index(current: pa.Table, kind: Kind) -> tuple[NDArray[np.bytes_], NDArray[np.int32], tuple[str, ...]]:
+    files = current[FILE].combine_chunks()
     keys, first = np.unique(np.array(current[KEY_COLUMNS[kind]].to_pylist(), dtype="S64"), return_index=True)
-    return KeyIndex(keys, files.indices.to_numpy()[first], tuple(files.dictionary.to_pylist()))
-
-
-def newest(table: pa.Table, kind: Kind, of: Sequence[str]) -> NDArray[np.uint64]:
-    """Numbers of the rows that are the newest for each value of some columns; the oldest of these rows first."""
-    keys = [("created_at", "ascending"), (KEY_COLUMNS[kind], "ascending")]
-    by_age = pc.sort_indices(table, sort_keys=keys).to_numpy()
-    ages = table.select(of).append_column("age", pa.array(np.argsort(by_age)))
-    latest: NDArray[np.uint64] = by_age[np.sort(ages.group_by(of).aggregate([("age", "max")])["age_max"].to_numpy())]
-    return latest
+    return keys, files.indices.to_numpy()[first], tuple(files.dictionary.to_pylist())
 
 
 def read_inversion(index: KeyIndex, key: str) -> dict[str, Any]:
@@ -155,37 +159,42 @@ def current_failures(output: str) -> list[dict[str, Any]]:
     A later output of the same image, edit and strength ends an edit's failure. Anything later of the same
     image ends the image's own. `attempts` is what the row says, or the number of its rows if that is more.
     """
-    table = _read_all(output, "failures", FAILURE_SCHEMA.names).drop_columns(_FILE)
-    rows = table.sort_by("created_at").to_pylist()
+    table = read_rows(output, "failures", FAILURE_SCHEMA.names).drop_columns(FILE)
+    rows = sorted(table.to_pylist(), key=_age)
     failed = [row for row in rows if row["code"] != RECOVERED]
     latest = {_slot(row): row for row in failed}
     seen = Counter(map(_slot, failed))
     made_good = _latest_successes(output, {row["image_id"] for row in failed})
     for row in rows:
         if row["edit_id"] is not None or row["code"] == RECOVERED:
-            _keep_latest(made_good, (row["image_id"], None, None), row["created_at"])
+            _keep_latest(made_good, (row["image_id"], None, None), row)
     return [
         {**row, "attempts": max(row["attempts"], seen[slot])}
         for slot, row in latest.items()
-        if slot not in made_good or made_good[slot] <= row["created_at"]
+        if slot not in made_good or made_good[slot] <= _age(row)
     ]
 
 
 _Slot = tuple[str, str | None, float | None]
+_Age = tuple[int, datetime]
 
 
 def _slot(row: Mapping[str, Any]) -> _Slot:
     return row["image_id"], row["edit_id"], row["strength"]
 
 
-def _latest_successes(output: str, images: Collection[str]) -> dict[_Slot, Any]:
+def _age(row: Mapping[str, Any]) -> _Age:
+    return row["fence"] or 0, row["created_at"]
+
+
+def _latest_successes(output: str, images: Collection[str]) -> dict[_Slot, _Age]:
     """When these images, and edits of them, last came out."""
-    successes: dict[_Slot, Any] = {}
-    for row in _rows_of(images, output, "inversions", ["image_id", "created_at"]):
-        _keep_latest(successes, (row["image_id"], None, None), row["created_at"])
-    for row in _rows_of(images, output, "edits", ["image_id", "edit_id", "strength", "created_at"]):
-        _keep_latest(successes, _slot(row), row["created_at"])
-        _keep_latest(successes, (row["image_id"], None, None), row["created_at"])
+    successes: dict[_Slot, _Age] = {}
+    for row in _rows_of(images, output, "inversions", ["image_id", *AGE]):
+        _keep_latest(successes, (row["image_id"], None, None), row)
+    for row in _rows_of(images, output, "edits", ["image_id", "edit_id", "strength", *AGE]):
+        _keep_latest(successes, _slot(row), row)
+        _keep_latest(successes, (row["image_id"], None, None), row)
     return successes
 
 
@@ -193,14 +202,14 @@ def _rows_of(images: Collection[str], output: str, kind: Kind, columns: Sequence
     """Rows of a few among perhaps millions."""
     if not images:
         return []
-    table = _read_all(output, kind, columns)
+    table = read_rows(output, kind, columns)
     rows: list[dict[str, Any]] = table.filter(pc.is_in(table["image_id"], pa.array(images, pa.string()))).to_pylist()
     return rows
 
 
-def _keep_latest(times: dict[_Slot, Any], slot: _Slot, time: Any) -> None:
-    if slot not in times or times[slot] < time:
-        times[slot] = time
+def _keep_latest(ages: dict[_Slot, _Age], slot: _Slot, row: Mapping[str, Any]) -> None:
+    if slot not in ages or ages[slot] < _age(row):
+        ages[slot] = _age(row)
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,38 +228,9 @@ class Summary:
 
 def summary(output: str) -> Summary:
     """Count what an output folder holds."""
-    inversions, edits = _current(output, "inversions", "escalated"), _current(output, "edits")
+    inversions = current_rows(output, "inversions", "seconds", "escalated")
+    edits = current_rows(output, "edits", "seconds")
     failures = Counter(row["code"] for row in current_failures(output))
     seconds = sum(float(pc.sum(table["seconds"]).as_py() or 0.0) for table in (inversions, edits))
     escalated = len(inversions) - inversions["escalated"].null_count
     return Summary(len(inversions), len(edits), dict(failures), seconds, escalated)
-
-
-def _current(output: str, kind: Kind, *columns: str) -> pa.Table:
-    """A row for each artifact or picture that is there, with the seconds that it took."""
-    table = _read_all(output, kind, {KEY_COLUMNS[kind], *_IDENTITY[kind], "seconds", "created_at", *columns})
-    return table.take(newest(table, kind, _IDENTITY[kind]))
-
-
-def _read_all(output: str, kind: Kind, columns: Collection[str]) -> pa.Table:
-    """Some columns of all rows of a table, and the URI of each row's file."""
-    schema = pa.schema([field for field in SCHEMAS[kind] if field.name in columns])
-    files = storage.list_files(storage.join(output, kind), ".parquet")
-    with ThreadPoolExecutor(_READERS) as pool:
-        tables = list(pool.map(partial(_read_columns, kind=kind, schema=schema), files))
-    numbers = np.repeat(np.arange(len(files), dtype=np.int32), [len(table) for table in tables])
-    uris = pa.DictionaryArray.from_arrays(numbers, pa.array(files, pa.string()))
-    return pa.concat_tables([schema.empty_table(), *tables]).append_column(_FILE, uris)
-
-
-def _read_columns(uri: str, kind: Kind, schema: pa.Schema) -> pa.Table:
-    try:
-        table = storage.read_part(uri, lambda file: pq.ParquetFile(file).read(columns=schema.names))
-        for field in schema:  # one that an earlier version did not write
-            if field.nullable and field.name not in table.column_names:
-                table = table.append_column(field, pa.nulls(len(table), field.type))
-        return table.select(schema.names).cast(schema)
-    except (pa.ArrowException, KeyError) as error:
-        raise storage.StorageError(
-            f"{uri}: not a readable {kind} file ({' '.join(str(error).split())[:200]})"
-        ) from error

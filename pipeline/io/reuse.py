@@ -15,7 +15,7 @@ from pipeline.errors import JobError
 from pipeline.io import storage
 from pipeline.io.artifacts import INVERSION_SCHEMA, users_name
 from pipeline.io.image_manifest import ImageManifest
-from pipeline.io.outcomes import newest
+from pipeline.io.rows_read import newest
 from pipeline.io.uris import UriRefusedError, canonical, check_allowed, join
 from pipeline.io.validation import InvalidRowError, check_id
 from pipeline.records import Refusal
@@ -39,7 +39,7 @@ def inverted_images(output: str, model_fingerprint: str) -> pa.Table:
         raise JobError(f"inversions {output}: expected inversions/*.parquet; got none")
     with ThreadPoolExecutor(_READERS) as pool:
         tables = list(pool.map(lambda uri: storage.read_part(uri, _without_tensors), files))
-    table = pa.concat_tables(tables, promote_options="permissive")
+    table = pa.concat_tables([INVERSION_SCHEMA.empty_table(), *tables], promote_options="permissive")
     ours = table.filter(pc.equal(table["model_fingerprint"], model_fingerprint))
     if not len(ours):
         found = ", ".join(sorted({f"{name} ({fp[:12]}…)" for name, fp in _models(table)}))

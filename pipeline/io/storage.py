@@ -24,6 +24,7 @@ __all__ = [
     "check_allowed",
     "check_writable",
     "copy_folder",
+    "create_bytes",
     "exists",
     "folder_version",
     "folds_case",
@@ -33,6 +34,7 @@ __all__ = [
     "list_files",
     "parent",
     "read_bytes",
+    "read_if_there",
     "read_part",
     "resolve",
     "write_bytes",
@@ -80,6 +82,22 @@ def read_bytes(uri: str, limit: int | None = None) -> bytes:
     return data
 
 
+def read_if_there(uri: str) -> bytes | None:
+    """The content of a small file or object, None if there is none; on S3 one request either way.
+
+    Raises:
+        StorageError: the storage does not answer.
+    """
+    # Otherwise s3fs first asks for the size, and lists what it does not find.
+    options = {"max_concurrency": 1} if scheme_of(uri) == "s3" else {}
+    try:
+        return _on(uri, lambda fs, path: bytes(fs.cat_file(path, **options)))
+    except StorageError as error:
+        if error.missing:
+            return None
+        raise
+
+
 def read_part(uri: str, read: Callable[[BinaryIO], _T]) -> _T:
     """Apply `read` to the open, seekable object; only the ranges it asks for are transferred.
 
@@ -98,6 +116,8 @@ def read_part(uri: str, read: Callable[[BinaryIO], _T]) -> _T:
 def write_bytes(uri: str, data: bytes) -> None:
     """Write a file so that a reader sees all of it or nothing, replacing what was there.
 
+    Once this returns the file survives a crash of the machine, and so does what was written before it.
+
     Raises:
         StorageError: it could not be written.
     """
@@ -111,8 +131,48 @@ def write_bytes(uri: str, data: bytes) -> None:
     _on(uri, write)
 
 
+def create_bytes(uri: str, data: bytes) -> bool:
+    """Write a file that is not there yet; of several writers exactly one succeeds.
+
+    Returns:
+        Whether this one did; also False where it did, but the answer was lost and the request sent again.
+
+    Raises:
+        StorageError: it could not be written.
+    """
+
+    def create(fs: AbstractFileSystem, path: str) -> bool:
+        try:
+            if scheme_of(uri) == "":
+                _create_file(Path(path), data)
+            else:
+                fs.pipe_file(path, data, mode="create")
+        except OSError as error:
+            if isinstance(error, FileExistsError) or _is_refused(error):
+                return False
+            raise
+        return True
+
+    return _on(uri, create)
+
+
+def _create_file(path: Path, data: bytes) -> None:
+    _make_folder(path.parent)
+    with path.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    _sync_folder(path.parent)
+
+
+def _is_refused(error: OSError) -> bool:
+    """Whether a store refused a conditional write; s3fs does not translate every store's answer."""
+    response = getattr(error.__cause__, "response", None) or {}
+    return response.get("Error", {}).get("Code") in {"PreconditionFailed", "ConditionalRequestConflict"}
+
+
 def _replace_file(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(path.parent)
     temporary = path.parent / f".{uuid.uuid4().hex}.tmp"
     try:
         with temporary.open("xb") as file:
@@ -120,8 +180,25 @@ def _replace_file(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+        _sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _make_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        _make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        _sync_folder(folder.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Let the names in a folder survive a crash of the machine, not only the files' contents."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def check_writable(folder: str) -> None:

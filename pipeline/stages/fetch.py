@@ -11,7 +11,7 @@ from typing import Final, Literal
 from pipeline.config import Controls, JobConfig
 from pipeline.errors import RowError
 from pipeline.io.images import Photo, check_mask_shape, decode, decode_mask
-from pipeline.io.outcomes import KeyIndex, read_inversion
+from pipeline.io.outcomes import EditIndex, KeyIndex, read_inversion
 from pipeline.io.storage import StorageError, TooLargeError, read_bytes
 from pipeline.keys import artifact_row_key, content_key, edit_key, inversion_key, seed_of, sha256_hex
 from pipeline.planning import Asking
@@ -44,7 +44,7 @@ class Committed:
 
     inversions: KeyIndex
     artifact_rows: frozenset[str]
-    edits: KeyIndex
+    edits: EditIndex
     history: History
 
 
@@ -179,7 +179,8 @@ class Fetch:
             settings=settings.model_dump(exclude=set(Controls.__slots__)),
         )
         seed = seed_of(key) if edit.seed is None else edit.seed
-        return Order(edit, key, seed if controls.variation else None)
+        replaces = self._committed.edits.in_place_of(key, visit.image.image_id, edit.edit_id, edit.strength)
+        return Order(edit, key, seed if controls.variation else None, replaces)
 
     def _is_there(self, visit: _Visit, order: Order) -> bool:
         """Whether the edit is committed. If another one failed in its place since, its picture may be gone."""

@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 
 from pipeline.config import JobConfig
 from pipeline.diffusion.composite import composite_pixels, to_bytes
-from pipeline.errors import RowError
-from pipeline.io.artifacts import RECOVERED, write_rows
+from pipeline.errors import JobError, RowError
+from pipeline.io.artifacts import RECOVERED, Kind, write_rows
 from pipeline.io.images import Photo, decode, encode_png, resize
 from pipeline.io.layout import picture_uri
+from pipeline.io.lease import Fence
 from pipeline.io.storage import StorageError, write_bytes
 from pipeline.io.tensors import unpack
 from pipeline.keys import sha256_hex
@@ -54,30 +55,38 @@ class _Part:
 class Publish:
     """Write pictures, then commit what was written: inversions, edits, failures. The Parquet file is the commit.
 
+    Edits whose pictures are about to be replaced are withdrawn first (infra/decisions/0012-commit-protocol.md).
+
     Args:
-        output: where to.
         config: of the job.
         identity: what made the results.
         history: what failed before; a failure that stands unchanged is not recorded again.
+        fence: the right to write there.
     """
 
-    def __init__(self, output: str, config: JobConfig, identity: Identity, history: History) -> None:
-        self._output = output
+    def __init__(self, config: JobConfig, identity: Identity, history: History, fence: Fence) -> None:
+        self._fence = fence
         self._config = config
         self._identity = identity
         self._history = history
 
     def __call__(self, rows: Sequence[Made]) -> Counts:
+        self._commit("withdrawals", _withdrawals(rows))
         with ThreadPoolExecutor(_THREADS) as pool:
             parts = list(pool.map(self._publish, rows))
         now = datetime.now(UTC)
         inversions = [self._inversion(row, now) for row in rows if row["tensors"] is not None]
-        write_rows(self._output, "inversions", inversions)
-        write_rows(self._output, "edits", [edit | {"created_at": now} for part in parts for edit in part.edits])
+        self._commit("inversions", inversions)
+        self._commit("edits", [edit | {"created_at": now} for part in parts for edit in part.edits])
         failures = [self._failure(f, row, now) for row, part in zip(rows, parts, strict=True) for f in self._new(part)]
         recoveries = [self._recovery(row, now) for row in rows if self._has_recovered(row)]
-        write_rows(self._output, "failures", [*failures, *recoveries])
+        self._commit("failures", [*failures, *recoveries])
         return sum(map(_counts, rows, parts), Counts())
+
+    def _commit(self, kind: Kind, rows: Sequence[dict[str, Any]]) -> None:
+        if rows:
+            self._fence.check()
+            write_rows(self._fence.output, kind, [row | {"fence": self._fence.token} for row in rows])
 
     def _publish(self, row: Made) -> _Part:
         """Write one image's pictures; what cannot be written is a failure of that edit."""
@@ -94,6 +103,8 @@ class Publish:
                 edit = self._edit(row, order, photo, edited, reconstruction, mask)
                 flags = qa_flags(edit, self._config.qa_margin, truncated=truncated[i])
                 part.edits.append(edit | {"qa_flags": flags})
+            except JobError:
+                raise
             except Exception as error:  # noqa: BLE001 - whatever is wrong with an edit costs that edit
                 failure = Failure.of(_as_row_error(error), row["image_id"], order.edit)
                 part.failures.append(FailedRow(failure, row["image_uri"], order.key, edits=1))
@@ -129,7 +140,8 @@ class Publish:
         if edit.deltas:
             provenance["edits"] = json.dumps(edit.deltas)
         data = encode_png(pixels, alpha, provenance)
-        uri = picture_uri(self._output, row["image_id"], edit.edit_id, edit.strength)
+        uri = picture_uri(self._fence.output, row["image_id"], edit.edit_id, edit.strength)
+        self._fence.check()
         write_bytes(uri, data)
         fitted = json.loads(inversion["settings"])["guidance_scale"]
         controls = self._config.edit.controls(edit)
@@ -216,6 +228,16 @@ class Publish:
             "created_at": now,
             "carried": row.get("carried"),
         }
+
+
+def _withdrawals(rows: Sequence[Made]) -> list[dict[str, Any]]:
+    """Rows that take back the edits whose pictures these ones' will replace."""
+    now = datetime.now(UTC)
+    return [
+        {"image_id": row["image_id"], "edit_id": edit.edit_id, "strength": edit.strength, "created_at": now}
+        for row in rows
+        for edit in (order.edit for order in load_orders(row["orders"]) if order.replaces)
+    ]
 
 
 def _background_psnr(original: _Pixels, published: _Pixels, mask: _Values) -> float | None:

@@ -76,11 +76,15 @@ class Made(ImageColumns):
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """One edit to be made, its identity, and the seed of its noise where it draws any."""
+    """One edit to be made, its identity, and the seed of its noise where it draws any.
+
+    `replaces` says that its picture takes the place of another edit's.
+    """
 
     edit: Edit
     key: str
     seed: int | None
+    replaces: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import json
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,8 +19,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipeline.cluster import graph
+from pipeline.cluster import execution, graph
 from pipeline.errors import JobError
+from pipeline.io import lease
 from pipeline.io.storage import list_files, read_bytes, write_bytes
 from pipeline.planning import Counts
 from tests.small_job import PROMPTS, photograph, pixels, table, write_inputs
@@ -28,11 +31,11 @@ Run = Callable[..., Counts]
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """sha256 of every file below a folder, by its path there."""
+    """sha256 of every file below a folder but its leases, by its path there."""
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in folder.rglob("*")
-        if path.is_file()
+        if path.is_file() and path.parent.name != "leases"
     }
 
 
@@ -205,6 +208,23 @@ def test_refused_rows_are_recorded_once(run: Run, output: Path, tmp_path: Path) 
     (failure,) = table(output, "failures")
     assert (failure["edit_id"], failure["stage"]) == ("far", "plan")
     assert "strength" in failure["message"]
+
+
+def test_an_output_has_one_writer(run: Run, output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second run is refused while there is a first, and does nothing; a run that was taken over stops."""
+    monkeypatch.setattr(lease, "BEAT_SECONDS", 0.2)
+    images, prompts = write_inputs(tmp_path / "in", {"a.png": photograph(0)})
+    job = {"images": images, "prompts": prompts, "output": str(output)}
+    with lease.held(str(output)) as fence:
+        with pytest.raises(JobError, match="another run is writing there"):
+            run("run", **job)
+        lost = dataclasses.replace(fence, token=fence.token - 1)
+        with monkeypatch.context() as patch:
+            patch.setattr(execution, "held", lambda output: nullcontext(lost))
+            with pytest.raises(JobError, match="another run took over"):
+                run("run", **job)
+    assert [path.name for path in output.iterdir()] == ["leases"]
+    assert run("run", **job).failures == 0
 
 
 def test_carried_columns_keep_their_types(run: Run, output: Path, tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ def inversion_row(name: str, **columns: Any) -> dict[str, Any]:
         "seconds": 2.0,
         "relatent_version": "0.1.0",
         "created_at": NOON,
+        "fence": None,
     }
     return {**row, **columns}
 
@@ -74,6 +75,7 @@ def edit_row(name: str, **columns: Any) -> dict[str, Any]:
         "qa_flags": [],
         "seconds": 0.5,
         "created_at": NOON,
+        "fence": None,
     }
     return {**row, **columns}
 
@@ -92,5 +94,6 @@ def failure_row(name: str, **columns: Any) -> dict[str, Any]:
         "image_uri": f"/photos/{name}.png",
         "input_sha256": None,
         "created_at": NOON,
+        "fence": None,
     }
     return {**row, **columns}

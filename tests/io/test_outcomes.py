@@ -15,6 +15,7 @@ from pipeline.io.outcomes import (
     Summary,
     committed_edits,
     committed_inversions,
+    committed_slots,
     current_failures,
     read_inversion,
     summary,
@@ -81,13 +82,30 @@ def test_the_newest_edit_of_a_picture_counts(output: str) -> None:
     assert key_of("third") not in committed_edits(output)
 
 
+def test_a_withdrawn_edit_is_not_there(output: str) -> None:
+    """From its withdrawal until a later row of its picture: it is not committed, and nothing is in its place."""
+    place = ("a", "blue", 1.0)
+    withdrawal = dict(zip(("image_id", "edit_id", "strength"), place, strict=True))
+    write_rows(output, "edits", [edit_row("a"), edit_row("b")])
+    assert committed_edits(output).in_place_of(key_of("other"), *place)
+    assert not committed_edits(output).in_place_of(key_of("edit of a"), *place)
+    write_rows(output, "withdrawals", [{**withdrawal, "created_at": _at(5)}])
+    index = committed_edits(output)
+    assert (len(index), summary(output).edits, set(committed_slots(output)[1])) == (1, 1, {"b"})
+    assert key_of("edit of a") not in index
+    assert not index.in_place_of(key_of("other"), *place)
+    write_rows(output, "edits", [edit_row("a", edit_key=key_of("other"), created_at=_at(6))])
+    assert key_of("other") in committed_edits(output)
+    assert summary(output).edits == 2
+
+
 def test_an_index_travels_without_copies(tmp_path: Path) -> None:
     """Pickled with its arrays out of band, as Ray's object store does, it works on read-only memory."""
     write_rows(str(tmp_path), "edits", [edit_row("a"), edit_row("b")])
     index = committed_edits(str(tmp_path))
     buffers: list[pickle.PickleBuffer] = []
     data = pickle.dumps(index, protocol=5, buffer_callback=buffers.append)
-    assert len(buffers) == 2
+    assert len(buffers) == 3
     again = pickle.loads(data, buffers=[bytes(b) for b in buffers])
     assert key_of("edit of a") in again
     assert key_of("a") not in again

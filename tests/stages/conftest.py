@@ -14,6 +14,7 @@ from pipeline.batch import EditRequest, Inversion, Synthesis
 from pipeline.config import EditSettings, InversionSettings, JobConfig
 from pipeline.errors import RowError
 from pipeline.io.images import encode_png, resize
+from pipeline.io.lease import held
 from pipeline.io.outcomes import committed_artifact_rows, committed_edits, committed_inversions, current_failures
 from pipeline.planning import Asking
 from pipeline.records import PromptRow
@@ -110,14 +111,13 @@ class Job:
         from pipeline.planning import Counts
         from pipeline.stages.rows import passed_on
 
-        history = self.history()
-        fetched = self.fetch(asked)
-        identity = Identity(FINGERPRINT, "0")
-        publish = Publish(self.output, self.config, identity, history)
-        work = [row for row in fetched if row["status"] == "work"]
-        parts = [[passed_on(row) for row in fetched if row["status"] != "work"]]
-        parts += list(Engine(self.config, self.editor)(work)) if work else []
-        return sum(map(publish, parts), Counts())
+        with held(self.output) as fence:
+            fetched = self.fetch(asked)
+            publish = Publish(self.config, Identity(FINGERPRINT, "0"), self.history(), fence)
+            work = [row for row in fetched if row["status"] == "work"]
+            parts = [[passed_on(row) for row in fetched if row["status"] != "work"]]
+            parts += list(Engine(self.config, self.editor)(work)) if work else []
+            return sum(map(publish, parts), Counts())
 
 
 @pytest.fixture

@@ -116,7 +116,8 @@ def test_a_refused_row_stays_refused(output: Path, photograph: Photograph) -> No
     job = Job(output, StandInEditor(), [BLUE])
     job.run([photograph("a")])
     later = datetime.now(UTC)
-    write_rows(str(output), "failures", [failure_row("a", stage="plan", code="row_refused", created_at=later)])
+    refused = failure_row("a", stage="plan", code="row_refused", created_at=later, fence=2**62)
+    write_rows(str(output), "failures", [refused])
     assert job.run([photograph("a")]).kept == 3
     assert [row["code"] for row in current_failures(str(output))] == ["row_refused"]
 

@@ -14,13 +14,16 @@ import torch
 from PIL import Image
 
 from pipeline.batch import Inversion
+from pipeline.io import storage
 from pipeline.io.artifacts import write_rows
 from pipeline.io.images import decode, encode_png
 from pipeline.io.outcomes import summary
+from pipeline.io.storage import write_bytes
 from pipeline.io.tensors import pack
 from pipeline.keys import sha256_hex
 from pipeline.planning import Counts
 from pipeline.records import PromptRow
+from pipeline.stages import publish
 from pipeline.stages.engine import _restored
 from pipeline.stages.rows import Asked, load_orders
 from tests.small_job import table
@@ -29,6 +32,11 @@ from tests.stages.conftest import Job, StandInEditor
 BLUE = PromptRow(edit_id="blue", prompt="a blue photo", strength=(0.0, 0.5, 1.0))
 NAMED = PromptRow(edit_id="named", prompt="a photo of {thing}")
 Photograph = Callable[..., Asked]
+
+
+def _results(output: Path) -> list[Path]:
+    """All files but those that say who wrote them."""
+    return [path for path in output.rglob("*") if path.is_file() and path.parent.name != "leases"]
 
 
 def test_a_job_commits_its_inversions_and_edits(output: Path, photograph: Photograph) -> None:
@@ -57,12 +65,12 @@ def test_running_again_does_nothing(output: Path, photograph: Photograph) -> Non
     """A finished job finds everything there, and does not touch the model."""
     asked = [photograph("a"), photograph("b", 50)]
     Job(output, StandInEditor(), [BLUE]).run(asked)
-    before = {path: path.stat().st_mtime_ns for path in output.rglob("*") if path.is_file()}
+    before = {path: path.stat().st_mtime_ns for path in _results(output)}
     editor = StandInEditor()
     counts = Job(output, editor, [BLUE]).run(asked)
     assert (counts.inverted, counts.reused, counts.edited, counts.kept) == (0, 2, 0, 6)
     assert editor.batches == []
-    assert {path: path.stat().st_mtime_ns for path in output.rglob("*") if path.is_file()} == before
+    assert {path: path.stat().st_mtime_ns for path in _results(output)} == before
 
 
 def test_new_prompts_reuse_artifacts(output: Path, photograph: Photograph) -> None:
@@ -154,6 +162,34 @@ def test_a_prompt_changed_and_changed_back_is_edited_again(output: Path, photogr
     counts = Job(output, StandInEditor(), [PromptRow(edit_id="blue", prompt="a blue photo")]).run([asked])
     assert (counts.edited, counts.kept) == (0, 1)
     assert summary(str(output)).edits == 1
+
+
+@pytest.mark.parametrize("dies_at", ["withdrawals", "1.png", "edits"])
+def test_a_picture_that_was_replaced_but_not_committed_is_made_again(
+    output: Path, photograph: Photograph, monkeypatch: pytest.MonkeyPatch, dies_at: str
+) -> None:
+    """A run that dies over a changed prompt leaves no old row beside a new picture, whichever prompt comes next."""
+    asked = photograph("a")
+    old, new = (PromptRow(edit_id="blue", prompt=prompt) for prompt in ("a blue photo", "a bluer photo"))
+    Job(output, StandInEditor(), [old]).run([asked])
+    picture = (output / "images/a/blue/1.png").read_bytes()
+
+    def dies_before(uri: str, data: bytes) -> None:
+        if dies_at in uri:
+            raise KeyboardInterrupt
+        write_bytes(uri, data)
+
+    with monkeypatch.context() as patch:
+        for module in (publish, storage):
+            patch.setattr(module, "write_bytes", dies_before)
+        with pytest.raises(KeyboardInterrupt):
+            Job(output, StandInEditor(), [new]).run([asked])
+    untouched = dies_at == "withdrawals"
+    assert summary(str(output)).edits == int(untouched)
+    counts = Job(output, StandInEditor(), [old]).run([asked])
+    assert (counts.edited, counts.kept) == ((0, 1) if untouched else (1, 0))
+    assert (output / "images/a/blue/1.png").read_bytes() == picture
+    assert Job(output, StandInEditor(), [old]).run([asked]).kept == 1
 
 
 def test_equal_images_share_one_artifact(output: Path, photograph: Photograph) -> None:

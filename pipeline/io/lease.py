@@ -1,0 +1,203 @@
+"""One writer per output: numbered leases, of which the highest counts (infra/decisions/0012-commit-protocol.md)."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import logging
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+from pipeline.errors import JobError
+from pipeline.io.layout import lease_uri, leases_uri
+from pipeline.io.storage import StorageError, create_bytes, list_files, read_if_there, write_bytes
+
+_LOG: Final = logging.getLogger(__name__)
+
+BEAT_SECONDS: Final = 5.0
+# Without a sign of life for so long, a holder counts as gone. Storage outages of 45 seconds have been seen to pass.
+PATIENCE_SECONDS: Final = 60.0
+_LOOK_SECONDS: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who has a lease, as its file says it.
+
+    Attributes:
+        run: unlike any other run's.
+        machine: identity of the operating system and its process numbers; empty where unknown.
+        started: when the process started, in the machine's own measure.
+        beats: grows while the holder lives.
+    """
+
+    run: str
+    host: str
+    pid: int
+    since: str
+    machine: str
+    started: str
+    beats: int = 0
+    released: bool = False
+
+    def __str__(self) -> str:
+        return f"host {self.host}, pid {self.pid}, since {self.since}"
+
+
+# What a file says that its holder has not finished writing.
+_UNKNOWN: Final = Holder("", "unknown", 0, "unknown", "", "", beats=-1)
+
+
+@dataclass(frozen=True, slots=True)
+class Fence:
+    """The right to write into an output, for those who work for a lease's holder.
+
+    Attributes:
+        output: which one.
+        token: the number of the lease. Rows carry it: those of a later lease are newer.
+    """
+
+    output: str
+    token: int
+
+    def check(self) -> None:
+        """Make sure, before each write, that no other run has taken over.
+
+        Raises:
+            JobError: one has.
+            StorageError: the storage does not say.
+        """
+        later = _holder(self.output, self.token + 1)
+        if later is not None:
+            raise JobError(f"output {self.output}: another run took over ({later}); this one has stopped writing")
+
+
+@contextmanager
+def held(output: str) -> Iterator[Fence]:
+    """Be an output's only writer for as long as the context lasts.
+
+    Raises:
+        JobError: another run is.
+        StorageError: the lease could not be read or written.
+    """
+    fence, mine = _acquire(output)
+    ended = threading.Event()
+    heart = threading.Thread(target=_beat, args=(fence, mine, ended), name=f"lease {fence.token}", daemon=True)
+    heart.start()
+    try:
+        yield fence
+    finally:
+        ended.set()
+        heart.join(BEAT_SECONDS)
+        # Not to be able to say that it is over costs the next run its patience, nothing else.
+        with suppress(StorageError):
+            write_bytes(lease_uri(output, fence.token), _text(dataclasses.replace(mine, released=True)))
+
+
+def _acquire(output: str) -> tuple[Fence, Holder]:
+    mine = _myself()
+    while True:
+        latest = _latest(output)
+        if latest is None:
+            # Should somebody delete all leases, later ones still have higher numbers.
+            token = int(time.time() * 1000)
+        else:
+            _wait_until_over(output, latest)
+            token = latest + 1
+        # A request that is sent again, because its answer was lost, finds what it wrote.
+        if create_bytes(lease_uri(output, token), _text(mine)) or _holder(output, token) == mine:
+            return Fence(output, token), mine
+
+
+def _beat(fence: Fence, mine: Holder, ended: threading.Event) -> None:
+    for beats in itertools.count(1):
+        if ended.wait(BEAT_SECONDS):
+            return
+        try:
+            fence.check()
+            write_bytes(lease_uri(fence.output, fence.token), _text(dataclasses.replace(mine, beats=beats)))
+        except StorageError as error:
+            _LOG.warning("lease: %s", error)
+        except JobError:
+            return  # whoever writes next finds out
+
+
+def _wait_until_over(output: str, token: int) -> None:
+    """Return once the lease's holder has released it, is dead, or has given no sign of life for long enough.
+
+    No clocks are compared: all that counts is whether the file changes while we look.
+    """
+    seen, began, told = _holder(output, token), time.monotonic(), False
+    while not (seen is None or seen.released or _is_dead(seen)):
+        waited = time.monotonic() - began
+        if waited > PATIENCE_SECONDS:
+            return
+        if waited > 2 * BEAT_SECONDS and not told:
+            rest = PATIENCE_SECONDS - waited
+            _LOG.warning("output %s: no sign of life of its run (%s); taking over in %.0f s", output, seen, rest)
+            told = True
+        time.sleep(_LOOK_SECONDS)
+        now = _holder(output, token)
+        if now is not None and now.beats != seen.beats and not now.released:
+            raise JobError(f"output {output}: another run is writing there ({now}); wait for its end, or end it")
+        seen = now
+
+
+def _latest(output: str) -> int | None:
+    stems = (PurePosixPath(uri).stem for uri in list_files(leases_uri(output), ".json"))
+    return max((int(stem) for stem in stems if stem.isdecimal()), default=None)
+
+
+def _holder(output: str, token: int) -> Holder | None:
+    data = read_if_there(lease_uri(output, token))
+    if data is None:
+        return None
+    try:
+        return Holder(**json.loads(data))
+    except (ValueError, TypeError):
+        return _UNKNOWN
+
+
+def _text(holder: Holder) -> bytes:
+    return json.dumps(dataclasses.asdict(holder)).encode()
+
+
+def _myself() -> Holder:
+    now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    started = _start_of(os.getpid()) or ""
+    return Holder(uuid.uuid4().hex, socket.gethostname(), os.getpid(), now, _machine(), started)
+
+
+def _is_dead(holder: Holder) -> bool:
+    """Whether the holder is known to be gone; it is only of a process on this machine."""
+    return bool(holder.started) and holder.machine == _machine() and _start_of(holder.pid) != holder.started
+
+
+def _machine() -> str:
+    """What two processes share that know each other by their numbers; containers have numbers of their own."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return ""
+
+
+def _start_of(pid: int) -> str | None:
+    """When a living process started, in clock ticks since the machine did; None if there is none, or no telling."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    # man 5 proc: the state is field 3, the start time field 22; only field 2, in brackets, may hold spaces.
+    fields = stat.rpartition(")")[2].split()
+    return None if fields[0] in {"Z", "X"} else fields[19]

@@ -1,0 +1,160 @@
+"""Who may write into an output."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.errors import JobError
+from pipeline.io import lease
+from pipeline.io.artifacts import write_rows
+from pipeline.io.layout import lease_uri
+from pipeline.io.lease import held
+from pipeline.io.outcomes import committed_edits
+from pipeline.io.storage import create_bytes, list_files, read_bytes, read_if_there, write_bytes
+from tests.io.rows import edit_row, key_of
+
+
+@pytest.fixture(params=["local", "s3"])
+def output(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An output folder on each storage."""
+    return str(request.getfixturevalue("s3")) if request.param == "s3" else str(tmp_path / "out")
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beats and patience short enough to wait for."""
+    monkeypatch.setattr(lease, "BEAT_SECONDS", 0.1)
+    monkeypatch.setattr(lease, "PATIENCE_SECONDS", 1.0)
+    monkeypatch.setattr(lease, "_LOOK_SECONDS", 0.05)
+
+
+def _elsewhere(output: str, token: int) -> None:
+    """Let a lease look as if another machine had it, whose beats have ended."""
+    holder = json.loads(read_bytes(lease_uri(output, token)))
+    write_bytes(lease_uri(output, token), json.dumps({**holder, "machine": "other", "released": False}).encode())
+
+
+def test_of_many_writers_one_creates_a_file(output: str) -> None:
+    """A file is created once, by one of those who try at the same time, and is left as it is."""
+    with ThreadPoolExecutor(4) as pool:
+        done = list(pool.map(lambda i: create_bytes(f"{output}/x", b"%d" % i), range(4)))
+    assert sum(done) == 1
+    assert read_if_there(f"{output}/x") == b"%d" % done.index(True)
+    assert read_if_there(f"{output}/y") is None
+
+
+def test_a_second_run_is_refused_and_told_whose_the_first_is(output: str) -> None:
+    """One line has host, process and time; once the first is over, the next one's number is higher."""
+    with held(output) as first:
+        with pytest.raises(JobError, match=f"another run is writing.*host .*, pid {os.getpid()}, since 20") as refused:
+            held(output).__enter__()
+        assert len(str(refused.value).splitlines()) == 1
+        first.check()
+    with held(output) as second:
+        assert second.token == first.token + 1
+
+
+def test_an_interrupted_run_lets_go(tmp_path: Path) -> None:
+    """Ctrl-C releases the lease: the next run does not wait."""
+    with pytest.raises(KeyboardInterrupt), held(str(tmp_path)):
+        raise KeyboardInterrupt
+    holder = json.loads(read_bytes(list_files(str(tmp_path), ".json")[-1]))
+    assert holder["released"]
+
+
+def test_a_lease_without_beats_is_taken_over(output: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A holder elsewhere that shows no sign of life is waited for, then fenced off."""
+    with held(output) as first:
+        pass
+    _elsewhere(output, first.token)
+    began = time.monotonic()
+    with held(output) as second:
+        assert time.monotonic() - began >= lease.PATIENCE_SECONDS
+        with pytest.raises(JobError, match="another run took over"):
+            first.check()
+        second.check()
+
+
+def test_a_holder_that_awakes_stays_fenced_off(output: str) -> None:
+    """Its beats end, it releases nothing of its successor's, and rows that slip through change nothing."""
+    with held(output) as zombie:
+        _elsewhere(output, zombie.token)
+        (zombies_heart,) = [thread for thread in threading.enumerate() if thread.name == f"lease {zombie.token}"]
+        assert create_bytes(lease_uri(output, zombie.token + 1), b"")
+        zombies_heart.join(10)
+        assert not zombies_heart.is_alive()
+    successor = zombie.token + 1
+    write_rows(output, "edits", [edit_row("a", edit_key=key_of("new"), fence=successor)])
+    late = edit_row("a", edit_key=key_of("old"), fence=zombie.token)
+    write_rows(output, "edits", [late | {"created_at": late["created_at"].replace(year=2099)}])
+    write_rows(output, "edits", [edit_row("a", edit_key=key_of("new"), sha256=key_of("late"), fence=zombie.token)])
+    index = committed_edits(output)
+    assert key_of("new") in index
+    assert key_of("old") not in index
+    assert len(list_files(f"{output}/edits", ".parquet")) == 3
+    assert read_if_there(lease_uri(output, successor)) == b""
+
+
+def test_a_dead_process_of_this_machine_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After kill −9 the same command can be given again at once."""
+    monkeypatch.setattr(lease, "PATIENCE_SECONDS", 3600.0)
+    context = multiprocessing.get_context("fork")
+    ready = context.Event()
+    process = context.Process(target=_hold, args=(str(tmp_path), ready))
+    process.start()
+    assert ready.wait(30)
+    os.kill(process.pid or 0, signal.SIGKILL)
+    while process.exitcode is None:  # a process that nobody waited for yet is dead, too
+        with held(str(tmp_path)):
+            break
+    process.join()
+
+
+def _hold(output: str, ready: Any) -> None:
+    with held(output):
+        ready.set()
+        time.sleep(600)
+
+
+def test_a_lease_that_was_never_written_out_is_taken_over(tmp_path: Path) -> None:
+    """A holder that died between creating its file and filling it is a holder without beats."""
+    create_bytes(lease_uri(str(tmp_path), 7), b"")
+    with held(str(tmp_path)) as fence:
+        assert fence.token == 8
+
+
+def test_leases_that_are_gone_do_not_turn_time_back(tmp_path: Path) -> None:
+    """Should somebody delete them, later numbers are still higher."""
+    with held(str(tmp_path)) as first:
+        pass
+    Path(lease_uri(str(tmp_path), first.token)).unlink()
+    with held(str(tmp_path)) as second:
+        assert second.token > first.token
+
+
+def test_an_outage_does_not_stop_the_heart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A beat that cannot be written is made up for by the next."""
+    beats: Iterator[Exception | None] = iter([lease.StorageError("no answer")])
+
+    def unsteady(uri: str, data: bytes) -> None:
+        if error := next(beats, None):
+            raise error
+        write_bytes(uri, data)
+
+    monkeypatch.setattr(lease, "write_bytes", unsteady)
+    with held(str(tmp_path)) as fence:
+        deadline = time.monotonic() + 30
+        while json.loads(read_bytes(lease_uri(str(tmp_path), fence.token)))["beats"] < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)

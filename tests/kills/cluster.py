@@ -1,0 +1,85 @@
+"""A real cluster on this machine whose processes can be killed at a step of a commit, and drivers for it."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, Final
+from unittest.mock import patch
+
+from ray.cluster_utils import Cluster
+
+from pipeline.cluster.execution import execute
+from pipeline.config import JobConfig
+from pipeline.planning import read_plan
+from tests.kills.points import environment, install
+
+_CPUS: Final = 3
+_OBJECT_STORE: Final = 100 * 2**20
+
+
+@dataclass(frozen=True)
+class Killing:
+    """A cluster, and the folder that says what to kill.
+
+    Attributes:
+        cluster: a head that does no work, and nodes that do.
+        kills: as in `tests.kills.points`.
+    """
+
+    cluster: Cluster
+    kills: Path
+
+    def add_node(self) -> None:
+        """One more raylet."""
+        with patch.dict(os.environ, self._environment()):
+            self.cluster.add_node(num_cpus=_CPUS, object_store_memory=_OBJECT_STORE)
+
+    def start(self, **config: Any) -> BaseProcess:
+        """Start a driver of `relatent run`."""
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([__name__])
+        config = {"address": self.cluster.address, **config}
+        process = context.Process(target=_drive, args=(self.kills, config), daemon=True)
+        process.start()
+        return process
+
+    def run(self, **config: Any) -> int:
+        """The exit code of a driver: negative if it was killed."""
+        process = self.start(**config)
+        process.join(600)
+        assert process.exitcode is not None, "the driver hangs"
+        return process.exitcode
+
+    def _environment(self) -> dict[str, str]:
+        # Nodes and drivers have to agree.
+        return {**environment(self.kills), "RAY_AUTH_MODE": "disabled"}
+
+
+@contextmanager
+def killing(kills: Path, nodes: int) -> Iterator[Killing]:
+    """Run a cluster of that many working nodes."""
+    kills.mkdir(exist_ok=True)
+    with patch.dict(os.environ, {"RAY_AUTH_MODE": "disabled"}):
+        cluster = Cluster(
+            initialize_head=True,
+            head_node_args={"num_cpus": 0, "object_store_memory": _OBJECT_STORE, "include_dashboard": False},
+        )
+    try:
+        found = Killing(cluster, kills)
+        for _ in range(nodes):
+            found.add_node()
+        yield found
+    finally:
+        cluster.shutdown()
+
+
+def _drive(kills: Path, config: Mapping[str, Any]) -> None:
+    (kills / "driver").write_text(str(os.getpid()), encoding="ascii")
+    install(kills)
+    execute(read_plan("run", JobConfig(**config)), lambda counts: None)

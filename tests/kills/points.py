@@ -1,0 +1,151 @@
+"""Kill −9 at a step of a commit, with nothing of it in the code that is killed.
+
+Python tells an audit hook of every file that is opened and of every rename, before it happens. From these the hook
+knows where a process is in the commit protocol (infra/decisions/0012-commit-protocol.md). What to kill where is said by
+the names of files in a folder, which all processes of a job look at; each is used once.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+# Before anything is written; written under another name; under its own name.
+MOMENTS: Final = ("before", "within", "after")
+TABLES: Final = ("withdrawals", "inversions", "edits", "failures")
+PUBLISHED: Final = ("picture", *TABLES)
+# Every step of a commit, in one line each. A lease is created by one step; what is written to it later are its beats
+# and that it is released.
+KILL_POINTS: Final = (
+    "before lease",
+    *(f"{moment} {what}" for what in (*PUBLISHED, "run", "beat") for moment in MOMENTS),
+)
+# Who dies: the process that does the step, the job's driver, the engine actors, or the whole node of that process.
+VICTIMS: Final = ("self", "driver", "actor", "node")
+
+ENGINE_ACTOR: Final = "ray::MapWorker(MapBatches(_EngineActor"
+PUBLISH_WORKER: Final = "ray::MapBatches(run)"
+
+_FOLDER: Final = "RELATENT_TEST_KILLS"
+_STATE: Final = threading.local()
+
+
+def arm(folder: Path, *kills: str) -> None:
+    """Ask for kills, each `moment what victim`; those of earlier are forgotten."""
+    folder.mkdir(exist_ok=True)
+    for name in pending(folder):
+        (folder / name).unlink()
+    for number, kill in enumerate(kills):
+        (folder / f"{kill} {number}").touch()
+
+
+def pending(folder: Path) -> list[str]:
+    """Kills that have not come to pass."""
+    return [name for name in _names(folder) if name.split(" ")[0] in MOMENTS]
+
+
+def install(folder: Path) -> None:
+    """Make this process die, or kill, where the folder says so."""
+
+    def hook(event: str, args: tuple[Any, ...]) -> None:
+        if event not in {"open", "os.rename"} or getattr(_STATE, "busy", False):
+            return
+        _STATE.busy = True  # what the hook does is not to be looked at
+        try:
+            point = _point(event, args)
+            if point is not None:
+                _strike(folder, point)
+        finally:
+            _STATE.busy = False
+
+    sys.addaudithook(hook)
+
+
+def install_if_asked() -> None:
+    """`install`, in processes of which it is asked by the environment; they can then be found as `ray_processes`."""
+    if folder := os.environ.get(_FOLDER):
+        (Path(folder) / "processes").mkdir(parents=True, exist_ok=True)
+        (Path(folder) / "processes" / str(os.getpid())).touch()
+        install(Path(folder))
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """What makes every Python process that inherits it, Ray's workers too, look at the folder."""
+    paths = [str(Path(__file__).parent / "site"), str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
+    return {_FOLDER: str(folder), "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+
+
+def _point(event: str, args: tuple[Any, ...]) -> str | None:
+    if event == "os.rename":
+        source, target = str(args[0]), Path(str(args[1]))
+        if not source.endswith(".tmp"):
+            return None
+        _STATE.renamed = target
+        return f"within {_written(target)}"
+    path, mode = Path(str(args[0])), args[1] or ""
+    if path.suffix == ".tmp":
+        return f"before {_written(path)}"
+    renamed = getattr(_STATE, "renamed", None)
+    if renamed is not None and path == renamed.parent:  # it is opened to be flushed
+        _STATE.renamed = None
+        return f"after {_written(renamed)}"
+    return "before lease" if "x" in mode and path.parent.name == "leases" else None
+
+
+def _written(path: Path) -> str:
+    folder = path.parent.name
+    if folder in TABLES:
+        return folder
+    return "picture" if "images" in path.parts else "beat" if folder == "leases" else "run"
+
+
+def _strike(folder: Path, point: str) -> None:
+    for name in _names(folder):
+        if name.startswith(f"{point} ") and _claim(folder / name):
+            victim = name.split(" ")[2]
+            if victim == "actor":
+                for pid in ray_processes(folder, ENGINE_ACTOR):
+                    kill(pid)
+                return
+            if victim == "driver":
+                kill(int((folder / "driver").read_text(encoding="ascii")))
+                time.sleep(30)  # nothing more from here either, until Ray ends the processes of the dead driver
+            if victim == "node":
+                kill(os.getppid())
+            kill(os.getpid())
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+
+
+def _claim(kill: Path) -> bool:
+    try:
+        kill.unlink()
+    except FileNotFoundError:
+        return False  # another process was quicker
+    return True
+
+
+def kill(pid: int) -> None:
+    """Kill −9, if there is still something to kill."""
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+def ray_processes(folder: Path, title: str) -> list[int]:
+    """Processes that look at the folder, and call themselves so."""
+    return [int(path.name) for path in (folder / "processes").iterdir() if _title(path.name).startswith(title)]
+
+
+def _title(pid: str) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0].decode()
+    except OSError:
+        return ""  # it has ended
