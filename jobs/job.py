@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from jobs.exits import DONE, SOME_FAILED
+from jobs.exits import DONE, INTERRUPTED, SOME_FAILED
 from jobs.progress import progress
 from jobs.report import closing_lines, empty_lines, refusal_lines
 from pipeline.config import JobConfig
 from pipeline.errors import JobError
 from pipeline.io.storage import StorageError, check_writable
-from pipeline.planning import Command, Counts, Plan, read_plan
+from pipeline.planning import Command, Counts, Plan, left, read_plan
 
 
 def run_job(command: Command, config: JobConfig) -> int:
     """Do what is missing of a job, and return its exit code."""
-    counts = finish(started(command, config))
+    plan = started(command, config)
+    counts = finish(plan)
+    if left(plan, counts):
+        return INTERRUPTED  # by its budget
     return SOME_FAILED if counts.failures else DONE
 
 

@@ -37,6 +37,10 @@ _FIELDS: Final[Mapping[str, str]] = {
     "variation": "edit.variation",
     "mask": "edit.mask",
     "composite": "edit.composite",
+    "limit": "limit",
+    "sample": "sample",
+    "budget-gpu-hours": "budget_gpu_hours",
+    "gpu-hour-price": "gpu_hour_price",
     "skip-invalid": "skip_invalid",
     "batch-size": "batch_size",
     "actors": "actors",
@@ -46,7 +50,18 @@ _FIELDS: Final[Mapping[str, str]] = {
 }
 INVERSION_FLAGS: Final = ("preset", "method", "steps", "guidance-scale", "max-side", "qa-margin", "escalate")
 EDIT_FLAGS: Final = ("hold-structure", "hold-self-attention", "hold-cross-attention", "variation", "mask", "composite")
-RUN_FLAGS: Final = ("model", "skip-invalid", "batch-size", "actors", "num-gpus", "dtype", "address")
+RUN_FLAGS: Final = (
+    "model",
+    "limit",
+    "sample",
+    "budget-gpu-hours",
+    "skip-invalid",
+    "batch-size",
+    "actors",
+    "num-gpus",
+    "dtype",
+    "address",
+)
 
 _CONFIG: Final = Annotated[str | None, typer.Option("--config", help="YAML file of a job's options; flags win over it")]
 

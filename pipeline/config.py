@@ -226,6 +226,16 @@ class JobConfig(_Settings):
         True, description="invert images that fall short by more than qa_margin again, as the costlier presets say"
     )
     max_pixels: int = Field(100_000_000, ge=1, description="images that declare more pixels are refused")
+    limit: int | None = Field(None, ge=1, description="only the first so many images")
+    sample: int | None = Field(
+        None, ge=1, description="only so many images at random, of those within the limit; the same in every run"
+    )
+    budget_gpu_hours: float | None = Field(
+        None,
+        gt=0,
+        description="stop after so many GPU-hours, committing what is in the works; without GPUs, hours of actors",
+    )
+    gpu_hour_price: float | None = Field(None, ge=0, description="price of a GPU-hour, for the plan to name a cost")
     skip_invalid: bool = Field(False, description="run without the refused manifest rows, recording them as failures")
     batch_size: int = Field(16, ge=1, le=4096, description="images that an actor takes through the network together")
     actors: int = Field(1, ge=1, description="engine actors")

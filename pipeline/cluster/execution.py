@@ -18,7 +18,7 @@ from pipeline.io.layout import run_record_uri
 from pipeline.io.outcomes import committed_artifact_rows, committed_edits, committed_inversions, current_failures
 from pipeline.io.storage import write_bytes
 from pipeline.keys import sha256_hex
-from pipeline.planning import Asking, Counts, Plan
+from pipeline.planning import Asking, Counts, Plan, left
 from pipeline.records import Refusal
 from pipeline.stages.fetch import Committed, Fetch
 from pipeline.stages.history import History
@@ -28,7 +28,7 @@ _RECORDED: Final = ("relatent", "ray", "torch", "diffusers", "transformers", "py
 
 
 def execute(plan: Plan, on_progress: Callable[[Counts], None]) -> Counts:
-    """Do what is missing, and record it.
+    """Do what is missing, and record it; less than that where a budget ends the run.
 
     Args:
         plan: what is asked for.
@@ -42,6 +42,9 @@ def execute(plan: Plan, on_progress: Callable[[Counts], None]) -> Counts:
     counts = _record_refusals(plan, history)
     if len(plan.images):
         counts = _run(plan, history, counts, on_progress)
+    rest = left(plan, counts)
+    if rest and plan.config.budget_gpu_hours is not None and min(rest) >= 0:
+        return counts  # like an interrupted run, one that its budget ended has no record
     assert counts.images == len(plan.images), f"images: planned {len(plan.images)}, accounted for {counts.images}"
     assert counts.edits == plan.edits, f"edits: planned {plan.edits}, accounted for {counts.edits}"
     write_bytes(run_record_uri(plan.output), _record(plan, counts))

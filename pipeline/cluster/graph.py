@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING, Final, cast
@@ -38,14 +40,17 @@ def outcomes(plan: Plan, fetch: Fetch, publish: Publish, resources: Resources) -
     """
     _configure()
     config = plan.config
+    deadline = _deadline(config, resources)
     asked = asked_table(plan.images, of_artifacts=plan.command == "edit")
     fetched, made = schema_of(Fetched, asked.schema), part_schema(schema_of(Made, asked.schema))
     dataset = (
         ray.data.from_arrow(_blocks(asked, config.batch_size))
-        .map_batches(_fetching(fetch, fetched), batch_size=None, batch_format="pyarrow", num_cpus=_WAITING_CPUS)
+        .map_batches(
+            _fetching(fetch, fetched, deadline), batch_size=None, batch_format="pyarrow", num_cpus=_WAITING_CPUS
+        )
         .map_batches(
             _EngineActor,
-            fn_constructor_args=(config, resources.device, made),
+            fn_constructor_args=(config, resources.device, made, deadline),
             compute=ray.data.ActorPoolStrategy(size=config.actors),
             batch_size=config.batch_size,
             batch_format="pyarrow",
@@ -87,11 +92,20 @@ def _configure() -> None:
     context.execution_no_progress_timeout_s = _NO_PROGRESS_SECONDS
 
 
-def _fetching(fetch: Fetch, schema: pa.Schema) -> Callable[[pa.Table], pa.Table]:
+def _deadline(config: JobConfig, resources: Resources) -> float:
+    """When, by the wall clock, the actors have held their GPUs for as long as the job may; an actor without counts."""
+    if config.budget_gpu_hours is None:
+        return math.inf
+    return time.time() + config.budget_gpu_hours * 3600 / (config.actors * (resources.num_gpus or 1))
+
+
+def _fetching(fetch: Fetch, schema: pa.Schema, deadline: float) -> Callable[[pa.Table], pa.Table]:
     """Fetching as a function of tables. It is stored once: its indexes may be large, and workers share them."""
     stored = ray.put(fetch)
 
     def run(table: pa.Table) -> pa.Table:
+        if time.time() > deadline:
+            return to_table([], schema)
         return to_table(ray.get(stored)(table.to_pylist()), schema)
 
     return run
@@ -108,12 +122,16 @@ def _publishing(publish: Publish) -> Callable[[pa.Table], pa.Table]:
 
 
 class _EngineActor:
-    """A process that holds one model, loaded with the first row that needs it: a finished job loads none."""
+    """A process that holds one model, loaded with the first row that needs it: a finished job loads none.
 
-    def __init__(self, config: JobConfig, device: str | None, schema: pa.Schema) -> None:
+    Past the deadline it hands on no more than the part that it has in hand.
+    """
+
+    def __init__(self, config: JobConfig, device: str | None, schema: pa.Schema, deadline: float) -> None:
         self._config = config
         self._device = device
         self._schema = schema
+        self._deadline = deadline
 
     @cached_property
     def _engine(self) -> Engine:
@@ -127,5 +145,9 @@ class _EngineActor:
         idle = [passed_on(row) for row in rows if row["status"] != "work"]
         if idle:
             yield to_table([{PART: idle}], self._schema)
-        for part in self._engine(work) if work else ():
+        if not work or time.time() > self._deadline:
+            return
+        for part in self._engine(work):
             yield to_table([{PART: part}], self._schema)
+            if time.time() > self._deadline:
+                return

@@ -205,7 +205,7 @@ def _keep_latest(times: dict[_Slot, Any], slot: _Slot, time: Any) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """How far an output is: distinct inversions and edits, current failures by code, seconds of work.
+    """How far an output is: distinct inversions and edits, current failures by code, seconds of work on each.
 
     `escalated` is how many of the inversions took more than the job's own settings.
     """
@@ -213,17 +213,28 @@ class Summary:
     inversions: int
     edits: int
     failures: Mapping[str, int]
-    seconds: float
+    inversion_seconds: float
+    edit_seconds: float
     escalated: int = 0
+
+    @property
+    def seconds(self) -> float:
+        return self.inversion_seconds + self.edit_seconds
 
 
 def summary(output: str) -> Summary:
     """Count what an output folder holds."""
     inversions, edits = _current(output, "inversions", "escalated"), _current(output, "edits")
     failures = Counter(row["code"] for row in current_failures(output))
-    seconds = sum(float(pc.sum(table["seconds"]).as_py() or 0.0) for table in (inversions, edits))
+    seconds = [float(pc.sum(table["seconds"]).as_py() or 0.0) for table in (inversions, edits)]
     escalated = len(inversions) - inversions["escalated"].null_count
-    return Summary(len(inversions), len(edits), dict(failures), seconds, escalated)
+    return Summary(len(inversions), len(edits), dict(failures), *seconds, escalated)
+
+
+def picture_uris(output: str) -> list[str]:
+    """URIs of all pictures that an output's edits table names, each once."""
+    uris: list[str] = _read_all(output, "edits", {"image_uri"})["image_uri"].unique().to_pylist()
+    return uris
 
 
 def _current(output: str, kind: Kind, *columns: str) -> pa.Table:

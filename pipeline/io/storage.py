@@ -33,6 +33,7 @@ __all__ = [
     "read_bytes",
     "read_part",
     "resolve",
+    "size",
     "write_bytes",
 ]
 
@@ -128,6 +129,15 @@ def exists(uri: str) -> bool:
 def is_folder(uri: str) -> bool:
     """Whether there is a folder, or on object storage any key below this prefix."""
     return _on(uri, lambda fs, path: bool(fs.isdir(path)))
+
+
+def size(uri: str) -> int:
+    """How many bytes a file or object has.
+
+    Raises:
+        StorageError: it is not there (`missing`), or the storage does not answer.
+    """
+    return _on(uri, lambda fs, path: int(fs.size(path)))
 
 
 def list_files(folder: str, suffix: str = "") -> list[str]:
