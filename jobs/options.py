@@ -46,6 +46,8 @@ _FIELDS: Final[Mapping[str, str]] = {
     "actors": "actors",
     "num-gpus": "num_gpus",
     "dtype": "dtype",
+    "log-json": "log_json",
+    "redact-prompts": "redact_prompts",
     "address": "address",
 }
 INVERSION_FLAGS: Final = ("preset", "method", "steps", "guidance-scale", "max-side", "qa-margin", "escalate")
@@ -60,6 +62,8 @@ RUN_FLAGS: Final = (
     "actors",
     "num-gpus",
     "dtype",
+    "log-json",
+    "redact-prompts",
     "address",
 )
 

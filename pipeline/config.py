@@ -243,6 +243,8 @@ class JobConfig(_Settings):
     dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
         None, description="the network's precision; none: bfloat16 on a GPU, else float32"
     )
+    log_json: bool = Field(False, description="standard error is one JSON line per event, also per image and edit")
+    redact_prompts: bool = Field(False, description="these lines have hashes in place of prompts, and codes alone")
     address: str | None = Field(None, description="Ray cluster to join; none: a local one")
 
     @model_validator(mode="before")

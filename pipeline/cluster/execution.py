@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any, Final
 
+from pipeline.cluster import metrics
 from pipeline.cluster.graph import outcomes
 from pipeline.cluster.session import connect
 from pipeline.errors import CODES
@@ -65,7 +66,9 @@ def _run(plan: Plan, history: History, counts: Counts, on_progress: Callable[[Co
     fetch = Fetch(config, Asking(plan.prompts), plan.fingerprint, committed)
     identity = Identity(plan.fingerprint, version("relatent"))
     publish = Publish(plan.output, config, identity, history)
+    metrics.count(counts)
     for outcome in outcomes(plan, fetch, publish, resources):
+        metrics.count(outcome)
         counts += outcome
         on_progress(counts)
     return counts

@@ -13,6 +13,7 @@ import ray
 import ray.data
 import ray.exceptions
 
+from pipeline.cluster import events, metrics
 from pipeline.cluster.session import Resources
 from pipeline.cluster.tables import PART, asked_table, part_schema, schema_of, to_table
 from pipeline.config import JobConfig
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 _WAITING_CPUS: Final = 0.5
 # A batch on a slow machine may take long; Ray's own limit of half an hour would end the job.
 _NO_PROGRESS_SECONDS: Final = 24 * 3600
+_TOLD: Final = pa.schema([("counts", pa.string()), ("events", pa.list_(pa.string()))])
 
 
 def outcomes(plan: Plan, fetch: Fetch, publish: Publish, resources: Resources) -> Iterator[Counts]:
@@ -57,12 +59,15 @@ def outcomes(plan: Plan, fetch: Fetch, publish: Publish, resources: Resources) -
             num_gpus=resources.num_gpus,
             num_cpus=resources.num_cpus,
         )
-        .map_batches(_publishing(publish), batch_size=None, batch_format="pyarrow", num_cpus=_WAITING_CPUS)
+        .map_batches(
+            _publishing(publish, log=config.log_json), batch_size=None, batch_format="pyarrow", num_cpus=_WAITING_CPUS
+        )
     )
     try:
         # Prefetching would hold back what was committed until something else is.
         for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             for row in cast("pa.Table", batch).to_pylist():
+                events.tell(row["events"])
                 yield load_counts(row["counts"])
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, RelatentError):
@@ -106,17 +111,21 @@ def _fetching(fetch: Fetch, schema: pa.Schema, deadline: float) -> Callable[[pa.
     def run(table: pa.Table) -> pa.Table:
         if time.time() > deadline:
             return to_table([], schema)
-        return to_table(ray.get(stored)(table.to_pylist()), schema)
+        with metrics.stage("fetch"):
+            return to_table(ray.get(stored)(table.to_pylist()), schema)
 
     return run
 
 
-def _publishing(publish: Publish) -> Callable[[pa.Table], pa.Table]:
-    """Publishing as a function from tables of parts to tables of their counts; stored once."""
+def _publishing(publish: Publish, *, log: bool) -> Callable[[pa.Table], pa.Table]:
+    """Publishing as a function from tables of parts to tables of their counts, and their events; stored once."""
     stored = ray.put(publish)
 
     def run(table: pa.Table) -> pa.Table:
-        return pa.table({"counts": [dump(ray.get(stored)(part)) for part in table[PART].to_pylist()]})
+        with metrics.stage("publish"), events.collected(wanted=log) as told:
+            counts = [dump(ray.get(stored)(part)) for part in table[PART].to_pylist()]
+        # All that the table's parts tell stands beside the first of them.
+        return pa.table({"counts": counts, "events": [told, *([] for _ in counts[1:])]}, schema=_TOLD)
 
     return run
 
@@ -132,6 +141,7 @@ class _EngineActor:
         self._device = device
         self._schema = schema
         self._deadline = deadline
+        self._busy = metrics.Busy()
 
     @cached_property
     def _engine(self) -> Engine:
@@ -147,7 +157,7 @@ class _EngineActor:
             yield to_table([{PART: idle}], self._schema)
         if not work or time.time() > self._deadline:
             return
-        for part in self._engine(work):
+        for part in self._busy.over(self._engine(work)):
             yield to_table([{PART: part}], self._schema)
             if time.time() > self._deadline:
                 return

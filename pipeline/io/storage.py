@@ -16,6 +16,7 @@ from fsspec import AbstractFileSystem
 
 from pipeline.errors import RelatentError
 from pipeline.io.retries import STORAGE_ERRORS, one_line, with_retries
+from pipeline.io.transfers import transferred
 from pipeline.io.uris import canonical, check_allowed, join, parent, resolve, scheme_of
 
 __all__ = [
@@ -61,7 +62,9 @@ def read_bytes(uri: str) -> bytes:
             raise IsADirectoryError("expected a regular file")
         return bytes(fs.cat_file(path))
 
-    return _on(uri, read)
+    data = _on(uri, read)
+    transferred("in", len(data))
+    return data
 
 
 def read_part(uri: str, read: Callable[[BinaryIO], _T]) -> _T:
@@ -93,6 +96,7 @@ def write_bytes(uri: str, data: bytes) -> None:
             fs.pipe_file(path, data)
 
     _on(uri, write)
+    transferred("out", len(data))
 
 
 def _replace_file(path: Path, data: bytes) -> None:

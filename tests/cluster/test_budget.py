@@ -31,7 +31,7 @@ def test_a_spent_budget_ends_a_run_and_the_next_one_goes_on(
 
 def test_what_is_in_the_works_is_handed_on() -> None:
     """An actor whose time runs out over a batch hands on the part that it has in hand, and begins no other."""
-    schema = pa.schema([("status", pa.string())])
+    schema = pa.schema([("status", pa.string()), ("inversion", pa.string())])
     actor = graph._EngineActor(JobConfig(), None, pa.schema([("part", pa.list_(pa.struct(schema)))]), time.time() + 0.2)
 
     def engine(rows: list[Any]) -> Iterator[list[Any]]:
@@ -40,7 +40,7 @@ def test_what_is_in_the_works_is_handed_on() -> None:
             yield rows
 
     actor.__dict__["_engine"] = engine
-    batch = pa.table({"status": ["work"]})
+    batch = pa.table({"status": ["work"], "inversion": [None]}, schema=schema)
     assert len(list(actor(batch))) == 2
     assert list(actor(batch)) == []
 
