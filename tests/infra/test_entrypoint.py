@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,36 +30,35 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def address() -> Iterator[str]:
     """The job API of a head that was started as KubeRay starts one, by `ray start`."""
-    folder = tmp_path_factory.mktemp("ray")
     dashboard = free_port()
     words = ["start", "--head", "--block", "--num-cpus=4", "--include-dashboard=true", "--disable-usage-stats"]
     ports = [f"--port={free_port()}", f"--dashboard-port={dashboard}"]
     ray = Path(sys.executable).with_name("ray")
-    # Sockets below a long path would not fit; the folder's own name does.
-    environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_TMPDIR": f"/tmp/{folder.parent.name}"}
-    environment.pop("RAY_ADDRESS", None)
-    with (folder / "log").open("w") as log:
+    # A short name: Ray's sockets lie below it.
+    with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder:
+        environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_TMPDIR": folder}
+        environment.pop("RAY_ADDRESS", None)
         head = subprocess.Popen(
-            [str(ray), *words, *ports], env=environment, stdout=log, stderr=log, start_new_session=True
+            [str(ray), *words, *ports], env=environment, stdout=subprocess.DEVNULL, start_new_session=True
         )
         try:
             yield f"http://127.0.0.1:{dashboard}"
         finally:
-            os.killpg(head.pid, signal.SIGTERM)
-            try:
-                head.wait(20)
-            except subprocess.TimeoutExpired:
-                os.killpg(head.pid, signal.SIGKILL)
+            os.killpg(head.pid, signal.SIGKILL)
+            head.wait()
 
 
-def client(address: str) -> JobSubmissionClient:
-    """A client of the job API, once it answers."""
-    deadline = time.monotonic() + 120
+def submitted(address: str, entrypoint: str) -> tuple[JobSubmissionClient, str]:
+    """Submit a job as soon as the head takes any."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {"PATH": path, "PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "disabled"}
+    deadline = time.monotonic() + 180
     while True:
         try:
-            return JobSubmissionClient(address)
+            jobs = JobSubmissionClient(address)
+            return jobs, jobs.submit_job(entrypoint=entrypoint, runtime_env={"env_vars": environment})
         except (ConnectionError, RuntimeError):
             if time.monotonic() > deadline:
                 raise
@@ -72,12 +72,7 @@ def test_the_entrypoint_does_the_job(address: str, tmp_path: Path) -> None:
     values = {"images": images, "prompts": prompts, "output": str(tmp_path / "out"), "model": str(model)}
     values |= {"actors": 1, "gpus_per_actor": 0, "preset": "fast"}
     (rayjob,) = documents("kuberay/rayjob.yaml", tmp_path, values)
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    jobs = client(address)
-    job = jobs.submit_job(
-        entrypoint=rayjob["spec"]["entrypoint"],
-        runtime_env={"env_vars": {"PATH": path, "PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "disabled"}},
-    )
+    jobs, job = submitted(address, rayjob["spec"]["entrypoint"])
     deadline = time.monotonic() + 300
     while not jobs.get_job_status(job).is_terminal() and time.monotonic() < deadline:
         time.sleep(0.5)
