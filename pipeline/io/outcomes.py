@@ -226,9 +226,9 @@ def summary(output: str) -> Summary:
     """Count what an output folder holds."""
     inversions, edits = _current(output, "inversions", "escalated"), _current(output, "edits")
     failures = Counter(row["code"] for row in current_failures(output))
-    seconds = [float(pc.sum(table["seconds"]).as_py() or 0.0) for table in (inversions, edits)]
+    of_inversions, of_edits = (float(pc.sum(table["seconds"]).as_py() or 0.0) for table in (inversions, edits))
     escalated = len(inversions) - inversions["escalated"].null_count
-    return Summary(len(inversions), len(edits), dict(failures), *seconds, escalated)
+    return Summary(len(inversions), len(edits), dict(failures), of_inversions, of_edits, escalated)
 
 
 def picture_uris(output: str) -> list[str]:

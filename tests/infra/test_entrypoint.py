@@ -34,7 +34,7 @@ def address() -> Iterator[str]:
     """The job API of a head that was started as KubeRay starts one, by `ray start`."""
     dashboard = free_port()
     words = ["start", "--head", "--block", "--num-cpus=4", "--include-dashboard=true", "--disable-usage-stats"]
-    ports = [f"--port={free_port()}", f"--dashboard-port={dashboard}"]
+    ports = [f"--port={free_port()}", f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={free_port()}"]
     ray = Path(sys.executable).with_name("ray")
     # A short name: Ray's sockets lie below it.
     with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder:
