@@ -40,7 +40,7 @@ def closing_lines(plan: Plan, counts: Counts) -> Iterator[str]:
         yield f"failed: {code} × {count}"
     if images_and_edits := left(plan, counts):
         images, edits = images_and_edits
-        rest = f"{images} images and {edits} edits are left; the same command does the rest"
+        rest = f"{images} images and {edits} edits were not reached; the same command goes on"
         yield f"stopped: the budget of {plan.config.budget_gpu_hours:g} GPU-hours is spent; {rest}"
     yield f"output: {plan.output}"
 

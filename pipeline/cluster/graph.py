@@ -125,7 +125,9 @@ def _publishing(publish: Publish, *, log: bool) -> Callable[[pa.Table], pa.Table
         with metrics.stage("publish"), events.collected(wanted=log) as told:
             counts = [dump(ray.get(stored)(part)) for part in table[PART].to_pylist()]
         # All that the table's parts tell stands beside the first of them.
-        return pa.table({"counts": counts, "events": [told, *([] for _ in counts[1:])]}, schema=_TOLD)
+        return pa.table(
+            {"counts": counts, "events": [told if i == 0 else [] for i in range(len(counts))]}, schema=_TOLD
+        )
 
     return run
 

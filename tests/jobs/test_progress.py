@@ -56,7 +56,7 @@ def test_a_budget_that_is_spent_is_an_interruption(
     plan = dataclasses.replace(PLAN, config=config)
     counts = Counts(inverted=4, images_failed=1, edited=12, edits_failed=3, codes={"non_finite": 1})
     assert (
-        "stopped: the budget of 2 GPU-hours is spent; 5 images and 15 edits are left; the same command does the rest"
+        "stopped: the budget of 2 GPU-hours is spent; 5 images and 15 edits were not reached; the same command goes on"
         in closing_lines(plan, counts)
     )
     monkeypatch.setattr(job, "started", lambda command, config: plan)
