@@ -1,4 +1,4 @@
-"""Exit codes: 0 all done, 1 some rows failed, 2 the job could not start or go on, 130 interrupted."""
+"""Exit codes: 0 all done, 1 some rows failed, 2 the job could not start or go on, 130 interrupted or out of budget."""
 
 from __future__ import annotations
 

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from jobs.exits import DONE, SOME_FAILED
+from jobs.exits import DONE, INTERRUPTED, SOME_FAILED
+from jobs.log import json_lines, tell_counts, tell_refusals, tell_started
 from jobs.progress import progress
 from jobs.report import closing_lines, empty_lines, refusal_lines
 from pipeline.config import JobConfig
 from pipeline.errors import JobError
 from pipeline.io.storage import StorageError, check_writable
-from pipeline.planning import Command, Counts, Plan, read_plan
+from pipeline.planning import Command, Counts, Plan, left, read_plan
 
 
 def run_job(command: Command, config: JobConfig) -> int:
     """Do what is missing of a job, and return its exit code."""
-    counts = finish(started(command, config))
+    with json_lines(config):
+        plan = started(command, config)
+        counts = finish(plan)
+    if left(plan, counts):
+        return INTERRUPTED  # by its budget
     return SOME_FAILED if counts.failures else DONE
 
 
@@ -26,7 +31,9 @@ def started(command: Command, config: JobConfig) -> Plan:
         JobError: the job cannot start; or rows are refused, and `skip_invalid` does not say to go on without.
     """
     plan = read_plan(command, config)
-    for line in (*refusal_lines(plan.refusals), *empty_lines(plan)):
+    tell_refusals(plan.refusals)
+    lines = () if config.log_json else (*refusal_lines(plan.refusals), *empty_lines(plan))
+    for line in lines:
         Console(stderr=True).print(line, markup=False, highlight=False, soft_wrap=True)
     if plan.refusals and not config.skip_invalid:
         raise JobError(f"{len(plan.refusals)} manifest rows refused; --skip-invalid runs the job without them")
@@ -45,8 +52,10 @@ def finish(plan: Plan) -> Counts:
         raise JobError(f"output: cannot be written ({error})") from error
     from pipeline.cluster.execution import execute  # ray takes seconds to import
 
+    tell_started(plan)
     with progress(plan) as on_progress:
         counts = execute(plan, on_progress)
+    tell_counts("out of budget" if left(plan, counts) else "finished", counts)
     for line in closing_lines(plan, counts):
         Console().print(line, markup=False, highlight=False, soft_wrap=True)
     return counts

@@ -10,15 +10,17 @@ from jobs.job import started
 from jobs.options import EDIT_FLAGS, INVERSION_FLAGS, RUN_FLAGS, configured
 from jobs.report import plan_lines
 from pipeline.config import JobConfig
+from pipeline.estimate import estimated
 from pipeline.io.outcomes import summary
 from pipeline.planning import remainder
 
 
-@configured("images", "prompts", "output", *INVERSION_FLAGS, *EDIT_FLAGS, *RUN_FLAGS)
+@configured("images", "prompts", "output", *INVERSION_FLAGS, *EDIT_FLAGS, *RUN_FLAGS, "gpu-hour-price")
 def plan(config: JobConfig) -> int:
-    """Say what `run` would do: counts, refused rows, cost, time. Runs nothing."""
+    """Say what `run` would do: counts, refused rows, bytes, time, cost. Runs nothing."""
     planned = started("run", config)
-    for line in plan_lines(planned, summary(planned.output), *remainder(planned)):
+    there = summary(planned.output)
+    for line in plan_lines(planned, there, estimated(planned, there, *remainder(planned))):
         Console().print(line, markup=False, highlight=False, soft_wrap=True)
     return DONE
 

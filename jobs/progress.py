@@ -1,4 +1,4 @@
-"""Progress: a live bar on a terminal, a plain line now and then elsewhere. Both go to standard error."""
+"""Progress on standard error: a live bar on a terminal, a plain line now and then elsewhere; or the log's lines."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from jobs.log import tell_counts
 from jobs.report import duration
 from pipeline.planning import Counts, Plan, work_of
 
@@ -28,7 +29,8 @@ class OnProgress(Protocol):
 def progress(plan: Plan) -> Iterator[OnProgress]:
     """Show how far a job is, for as long as the context lasts."""
     console = Console(stderr=True)
-    with _bar(plan, console) if console.is_terminal else _lines(plan) as update:
+    live = console.is_terminal and not plan.config.log_json
+    with _bar(plan, console) if live else _lines(plan) as update:
         yield update
 
 
@@ -73,7 +75,10 @@ def _lines(plan: Plan) -> Iterator[OnProgress]:
 
     def report() -> None:
         while not ended.wait(_SECONDS_BETWEEN_LINES):
-            typer.echo(_line(plan, latest, time.monotonic() - began), err=True)
+            if plan.config.log_json:
+                tell_counts("progress", latest)
+            else:
+                typer.echo(_line(plan, latest, time.monotonic() - began), err=True)
 
     reporter = threading.Thread(target=report, daemon=True)
     reporter.start()

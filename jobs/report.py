@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
+from pipeline.estimate import Estimate
 from pipeline.io.outcomes import Summary
-from pipeline.planning import Counts, Plan, escalation_work_of, work_of
+from pipeline.planning import Counts, Plan, escalation_work_of, left, work_of
 from pipeline.records import Refusal
 
 _SHOWN_REFUSALS: Final = 20
@@ -36,33 +38,47 @@ def closing_lines(plan: Plan, counts: Counts) -> Iterator[str]:
         yield f"already there: {counts.reused} of {counts.images} inversions, {counts.kept} of {counts.edits} edits"
     for code, count in sorted(counts.codes.items()):
         yield f"failed: {code} × {count}"
+    if images_and_edits := left(plan, counts):
+        images, edits = images_and_edits
+        rest = f"{images} images and {edits} edits were not reached; the same command goes on"
+        yield f"stopped: the budget of {plan.config.budget_gpu_hours:g} GPU-hours is spent; {rest}"
     yield f"output: {plan.output}"
 
 
-def plan_lines(plan: Plan, there: Summary, images: int, edits: int) -> Iterator[str]:
-    """What is asked for, what the output holds of anything, and what the rest would cost at most.
-
-    Args:
-        plan: what is asked for.
-        there: what the output holds.
-        images: how many are not inverted.
-        edits: how many are not made.
-    """
+def plan_lines(plan: Plan, there: Summary, rest: Estimate) -> Iterator[str]:
+    """What is asked for, what the output holds of anything, and what the rest would cost at most."""
     inversion, edit = work_of(plan)
-    work = images * inversion + edits * edit
+    work = rest.images * inversion + rest.edits * edit
     yield f"asked: {len(plan.images)} images, {plan.edits} edits of them; {len(plan.refusals)} manifest rows refused"
+    yield f"distinct: {rest.distinct_images} image URIs, {rest.distinct_prompts} prompts"
     yield f"output: {plan.output} holds {there.inversions} inversions and {there.edits} edits; none is made twice"
-    yield f"to do: {images} to invert, {edits} to edit (more where bytes or settings changed)"
+    yield f"to do: {rest.images} to invert, {rest.edits} to edit (more where bytes or settings changed)"
     yield f"cost: at most {work:,} network evaluations ({inversion:,} per inversion, {edit:,} per edit)"
     if more := escalation_work_of(plan):
         margin, so_far = plan.config.qa_margin, f"{there.escalated} of {there.inversions}"
         yield f"escalation: at most {more:,} more for an image that falls short by over {margin:g} dB; so far {so_far}"
-    before = there.inversions * inversion + there.edits * edit
-    if before and there.seconds:
-        took = duration(there.seconds * work / before)
-        yield f"time: about {took} on one actor, at the speed of this output so far, if that had these settings"
-    else:
-        yield "time: not known before something has run; a run over a few images into this output measures it"
+    yield f"in: {_reads(rest)}"
+    if rest.writes is not None:
+        yield f"out: about {size(rest.writes)}, at the size of this output's results so far"
+    if rest.seconds is None or rest.gpu_hours is None:
+        measure = "" if plan.config.sample else "; --sample 20 with `run` and the same output measures it"
+        yield f"time: not known before something has run{measure}"
+        return
+    actors, unit = plan.config.actors, "GPU-hours" if rest.gpus else "hours of actors without GPU"
+    took = duration(rest.seconds / actors)
+    at = "at the speed of this output so far, if that had these settings"
+    yield f"time: about {took} on {actors} actor{'s' * (actors > 1)}, {at}"
+    price = plan.config.gpu_hour_price
+    priced = f", {rest.gpu_hours * price:,.2f} at {price:g} each" if price is not None else ""
+    yield f"bill: about {rest.gpu_hours:,.3g} {unit} of the model alone{priced}"
+
+
+def _reads(rest: Estimate) -> str:
+    reads = rest.reads
+    told = size(reads.total)
+    if reads.looked_at < reads.files:
+        told = f"about {told}, from {reads.looked_at} of {reads.files} originals at random"
+    return told + (f"; {reads.missing} of {reads.looked_at} looked at are not there" if reads.missing else "")
 
 
 def status_lines(output: str, there: Summary, record: Mapping[str, Any] | None) -> Iterator[str]:
@@ -88,3 +104,10 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def size(count: float) -> str:
+    """Bytes as a person says them."""
+    units = ("B", "kB", "MB", "GB", "TB", "PB")
+    power = min(int(math.log10(max(count, 1)) // 3), len(units) - 1)
+    return f"{count / 1000**power:.3g} {units[power]}"

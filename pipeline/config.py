@@ -250,6 +250,16 @@ class JobConfig(_Settings):
         description="a prefix of the URIs that image manifests may name; may be given again; none: their own storage's",
     )
     max_pixels: int = Field(100_000_000, ge=1, description="images that declare more pixels are refused")
+    limit: int | None = Field(None, ge=1, description="only the first so many images")
+    sample: int | None = Field(
+        None, ge=1, description="only so many images at random, of those within the limit; the same in every run"
+    )
+    budget_gpu_hours: float | None = Field(
+        None,
+        gt=0,
+        description="stop after so many GPU-hours, committing what is in the works; without GPUs, hours of actors",
+    )
+    gpu_hour_price: float | None = Field(None, ge=0, description="price of a GPU-hour, for the plan to name a cost")
     skip_invalid: bool = Field(False, description="run without the refused manifest rows, recording them as failures")
     batch_size: int = Field(32, ge=1, le=4096, description="images that an actor is given, and commits, together")
     slots: int = Field(
@@ -260,6 +270,8 @@ class JobConfig(_Settings):
     dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
         None, description="the network's precision; none: bfloat16 on a GPU, else float32"
     )
+    log_json: bool = Field(False, description="standard error is one JSON line per event, also per image and edit")
+    redact_prompts: bool = Field(False, description="these lines have hashes in place of prompts, and codes alone")
     address: str | None = Field(None, description="Ray cluster to join; none: a local one")
 
     @field_validator("images", "prompts", "inversions", "output", "model", "address", "allow")

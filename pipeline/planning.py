@@ -24,6 +24,7 @@ from pipeline.io.manifest import (
 )
 from pipeline.io.outcomes import committed_slots
 from pipeline.io.reuse import checked_again, inverted_images
+from pipeline.io.sampling import chosen_rows
 from pipeline.io.selection import filled_in
 from pipeline.io.uris import canonical
 from pipeline.models.families import FAMILIES, Family, lacking, pipeline_class
@@ -184,14 +185,15 @@ def read_plan(command: Command, config: JobConfig) -> Plan:
     )
     unfit = {refusal.row_id for refusal in misfits}
     asked = tuple(row for row in prompts.rows if row.edit_id not in unfit)
+    chosen = chosen_rows(images.table, config.limit, config.sample)
     return Plan(
         command=command,
         config=config,
-        images=images.table,
+        images=chosen,
         prompts=asked,
         refusals=(*images.refusals, *prompts.refusals, *misfits),
         fingerprint=fingerprint,
-        edits=_count(images.table, asked),
+        edits=_count(chosen, asked),
     )
 
 
@@ -244,6 +246,12 @@ def remainder(plan: Plan) -> tuple[int, int]:
         images -= bool(there) or columns["image_id"] in inverted
         edits -= asking.there(columns, there) if there else 0
     return images, edits
+
+
+def left(plan: Plan, counts: Counts) -> tuple[int, int] | None:
+    """Images and edits that are not accounted for: those that a budget left; None where there are none."""
+    rest = len(plan.images) - counts.images, plan.edits - counts.edits
+    return rest if any(rest) else None
 
 
 def escalation_work_of(plan: Plan) -> int:

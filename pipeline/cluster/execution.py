@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any, Final
 
+from pipeline.cluster import metrics
 from pipeline.cluster.graph import outcomes
 from pipeline.cluster.session import connect
 from pipeline.errors import CODES
@@ -19,7 +20,7 @@ from pipeline.io.lease import Fence, held
 from pipeline.io.outcomes import committed_artifact_rows, committed_edits, committed_inversions, current_failures
 from pipeline.io.storage import write_bytes
 from pipeline.keys import sha256_hex
-from pipeline.planning import Asking, Counts, Plan
+from pipeline.planning import Asking, Counts, Plan, left
 from pipeline.records import Refusal
 from pipeline.stages.fetch import Committed, Fetch
 from pipeline.stages.history import History
@@ -29,7 +30,7 @@ _RECORDED: Final = ("relatent", "ray", "torch", "diffusers", "transformers", "py
 
 
 def execute(plan: Plan, on_progress: Callable[[Counts], None]) -> Counts:
-    """Do what is missing, and record it, as the only run that writes there.
+    """Do what is missing, and record it, as the only run that writes there; less than that where a budget ends it.
 
     Args:
         plan: what is asked for.
@@ -44,6 +45,9 @@ def execute(plan: Plan, on_progress: Callable[[Counts], None]) -> Counts:
         counts = _record_refusals(plan, history, fence)
         if len(plan.images):
             counts = _run(plan, history, fence, counts, on_progress)
+        rest = left(plan, counts)
+        if rest and plan.config.budget_gpu_hours is not None and min(rest) >= 0:
+            return counts  # like an interrupted run, one that its budget ended has no record
         assert counts.images == len(plan.images), f"images: planned {len(plan.images)}, accounted for {counts.images}"
         assert counts.edits == plan.edits, f"edits: planned {plan.edits}, accounted for {counts.edits}"
         fence.check()
@@ -65,7 +69,9 @@ def _run(plan: Plan, history: History, fence: Fence, counts: Counts, on_progress
     fetch = Fetch(config, Asking(plan.prompts), plan.fingerprint, committed)
     identity = Identity(plan.fingerprint, version("relatent"))
     publish = Publish(config, identity, history, fence)
+    metrics.count(counts)
     for outcome in outcomes(plan, fetch, publish, resources):
+        metrics.count(outcome)
         counts += outcome
         on_progress(counts)
     return counts

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING, Final, cast
@@ -11,6 +13,7 @@ import ray
 import ray.data
 import ray.exceptions
 
+from pipeline.cluster import events, metrics
 from pipeline.cluster.session import Resources
 from pipeline.cluster.tables import PART, asked_table, part_schema, schema_of, to_table
 from pipeline.config import JobConfig
@@ -29,6 +32,7 @@ _WAITING_CPUS: Final = 0.5
 # A batch on a slow machine may take long; Ray's own limit of half an hour would end the job.
 _NO_PROGRESS_SECONDS: Final = 24 * 3600
 _INIT_DEATHS: Final = 8
+_TOLD: Final = pa.schema([("counts", pa.string()), ("events", pa.list_(pa.string()))])
 
 
 def outcomes(plan: Plan, fetch: Fetch, publish: Publish, resources: Resources) -> Iterator[Counts]:
@@ -39,26 +43,32 @@ def outcomes(plan: Plan, fetch: Fetch, publish: Publish, resources: Resources) -
     """
     _configure()
     config = plan.config
+    deadline = _deadline(config, resources)
     asked = asked_table(plan.images, of_artifacts=plan.command == "edit")
     fetched, made = schema_of(Fetched, asked.schema), part_schema(schema_of(Made, asked.schema))
     dataset = (
         ray.data.from_arrow(_blocks(asked, config.batch_size))
-        .map_batches(_fetching(fetch, fetched), batch_size=None, batch_format="pyarrow", num_cpus=_WAITING_CPUS)
+        .map_batches(
+            _fetching(fetch, fetched, deadline), batch_size=None, batch_format="pyarrow", num_cpus=_WAITING_CPUS
+        )
         .map_batches(
             _EngineActor,
-            fn_constructor_args=(config, resources.device, made),
+            fn_constructor_args=(config, resources.device, made, deadline),
             compute=ray.data.ActorPoolStrategy(size=config.actors),
             batch_size=config.batch_size,
             batch_format="pyarrow",
             num_gpus=resources.num_gpus,
             num_cpus=resources.num_cpus,
         )
-        .map_batches(_publishing(publish), batch_size=None, batch_format="pyarrow", num_cpus=_WAITING_CPUS)
+        .map_batches(
+            _publishing(publish, log=config.log_json), batch_size=None, batch_format="pyarrow", num_cpus=_WAITING_CPUS
+        )
     )
     try:
         # Prefetching would hold back what was committed until something else is.
         for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             for row in cast("pa.Table", batch).to_pylist():
+                events.tell(row["events"])
                 yield load_counts(row["counts"])
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, RelatentError):
@@ -90,33 +100,53 @@ def _configure() -> None:
     context.max_consecutive_actor_init_deaths = _INIT_DEATHS
 
 
-def _fetching(fetch: Fetch, schema: pa.Schema) -> Callable[[pa.Table], pa.Table]:
+def _deadline(config: JobConfig, resources: Resources) -> float:
+    """When, by the wall clock, the actors have held their GPUs for as long as the job may; an actor without counts."""
+    if config.budget_gpu_hours is None:
+        return math.inf
+    return time.time() + config.budget_gpu_hours * 3600 / (config.actors * (resources.num_gpus or 1))
+
+
+def _fetching(fetch: Fetch, schema: pa.Schema, deadline: float) -> Callable[[pa.Table], pa.Table]:
     """Fetching as a function of tables. It is stored once: its indexes may be large, and workers share them."""
     stored = ray.put(fetch)
 
     def run(table: pa.Table) -> pa.Table:
-        return to_table(ray.get(stored)(table.to_pylist()), schema)
+        if time.time() > deadline:
+            return to_table([], schema)
+        with metrics.stage("fetch"):
+            return to_table(ray.get(stored)(table.to_pylist()), schema)
 
     return run
 
 
-def _publishing(publish: Publish) -> Callable[[pa.Table], pa.Table]:
-    """Publishing as a function from tables of parts to tables of their counts; stored once."""
+def _publishing(publish: Publish, *, log: bool) -> Callable[[pa.Table], pa.Table]:
+    """Publishing as a function from tables of parts to tables of their counts, and their events; stored once."""
     stored = ray.put(publish)
 
     def run(table: pa.Table) -> pa.Table:
-        return pa.table({"counts": [dump(ray.get(stored)(part)) for part in table[PART].to_pylist()]})
+        with metrics.stage("publish"), events.collected(wanted=log) as told:
+            counts = [dump(ray.get(stored)(part)) for part in table[PART].to_pylist()]
+        # All that the table's parts tell stands beside the first of them.
+        return pa.table(
+            {"counts": counts, "events": [told if i == 0 else [] for i in range(len(counts))]}, schema=_TOLD
+        )
 
     return run
 
 
 class _EngineActor:
-    """A process that holds one model, loaded with the first row that needs it: a finished job loads none."""
+    """A process that holds one model, loaded with the first row that needs it: a finished job loads none.
 
-    def __init__(self, config: JobConfig, device: str | None, schema: pa.Schema) -> None:
+    Past the deadline it hands on no more than the part that it has in hand.
+    """
+
+    def __init__(self, config: JobConfig, device: str | None, schema: pa.Schema, deadline: float) -> None:
         self._config = config
         self._device = device
         self._schema = schema
+        self._deadline = deadline
+        self._busy = metrics.Busy()
 
     @cached_property
     def _engine(self) -> Engine:
@@ -130,5 +160,9 @@ class _EngineActor:
         idle = [passed_on(row) for row in rows if row["status"] != "work"]
         if idle:
             yield to_table([{PART: idle}], self._schema)
-        for part in self._engine(work) if work else ():
+        if not work or time.time() > self._deadline:
+            return
+        for part in self._busy.over(self._engine(work)):
             yield to_table([{PART: part}], self._schema)
+            if time.time() > self._deadline:
+                return

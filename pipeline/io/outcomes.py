@@ -214,7 +214,7 @@ def _keep_latest(ages: dict[_Slot, _Age], slot: _Slot, row: Mapping[str, Any]) -
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """How far an output is: distinct inversions and edits, current failures by code, seconds of work.
+    """How far an output is: distinct inversions and edits, current failures by code, seconds of work on each.
 
     `escalated` is how many of the inversions took more than the job's own settings.
     """
@@ -222,8 +222,13 @@ class Summary:
     inversions: int
     edits: int
     failures: Mapping[str, int]
-    seconds: float
+    inversion_seconds: float
+    edit_seconds: float
     escalated: int = 0
+
+    @property
+    def seconds(self) -> float:
+        return self.inversion_seconds + self.edit_seconds
 
 
 def summary(output: str) -> Summary:
@@ -231,6 +236,12 @@ def summary(output: str) -> Summary:
     inversions = current_rows(output, "inversions", "seconds", "escalated")
     edits = current_rows(output, "edits", "seconds")
     failures = Counter(row["code"] for row in current_failures(output))
-    seconds = sum(float(pc.sum(table["seconds"]).as_py() or 0.0) for table in (inversions, edits))
+    of_inversions, of_edits = (float(pc.sum(table["seconds"]).as_py() or 0.0) for table in (inversions, edits))
     escalated = len(inversions) - inversions["escalated"].null_count
-    return Summary(len(inversions), len(edits), dict(failures), seconds, escalated)
+    return Summary(len(inversions), len(edits), dict(failures), of_inversions, of_edits, escalated)
+
+
+def picture_uris(output: str) -> list[str]:
+    """URIs of all pictures that an output's edits table names, each once."""
+    uris: list[str] = read_rows(output, "edits", {"image_uri"})["image_uri"].unique().to_pylist()
+    return uris

@@ -16,7 +16,7 @@ from s3fs.core import S3_RETRYABLE_ERRORS
 from pipeline.errors import redacted
 
 _T = TypeVar("_T")
-_LOG: Final = logging.getLogger(__name__)
+_LOG: Final = logging.getLogger("relatent.storage")
 
 # The pauses add up to between 45 and 92 seconds: an outage of 45 seconds has been seen to pass.
 _ATTEMPTS: Final = 9

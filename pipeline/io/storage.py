@@ -16,6 +16,7 @@ from fsspec import AbstractFileSystem
 
 from pipeline.errors import RelatentError
 from pipeline.io.retries import STORAGE_ERRORS, one_line, with_retries
+from pipeline.io.transfers import transferred
 from pipeline.io.uris import canonical, check_allowed, join, parent, resolve, scheme_of
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "read_if_there",
     "read_part",
     "resolve",
+    "size",
     "write_bytes",
 ]
 
@@ -79,6 +81,7 @@ def read_bytes(uri: str, limit: int | None = None) -> bytes:
     data = _on(uri, read)
     if limit is not None and len(data) > limit:
         raise TooLargeError(f"{uri}: expected at most {limit} bytes")
+    transferred("in", len(data))
     return data
 
 
@@ -129,6 +132,7 @@ def write_bytes(uri: str, data: bytes) -> None:
             fs.pipe_file(path, data)
 
     _on(uri, write)
+    transferred("out", len(data))
 
 
 def create_bytes(uri: str, data: bytes) -> bool:
@@ -235,6 +239,15 @@ def folds_case(folder: str) -> bool:
 def is_folder(uri: str) -> bool:
     """Whether there is a folder, or on object storage any key below this prefix."""
     return _on(uri, lambda fs, path: bool(fs.isdir(path)))
+
+
+def size(uri: str) -> int:
+    """How many bytes a file or object has.
+
+    Raises:
+        StorageError: it is not there (`missing`), or the storage does not answer.
+    """
+    return _on(uri, lambda fs, path: int(fs.size(path)))
 
 
 def list_files(folder: str, suffix: str = "") -> list[str]:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from pipeline.config import JobConfig
 from pipeline.diffusion.composite import composite_pixels, to_bytes
 from pipeline.errors import JobError, RowError
+from pipeline.events import tell_committed
 from pipeline.io.artifacts import RECOVERED, Kind, write_rows
 from pipeline.io.images import Photo, decode, encode_png, resize
 from pipeline.io.layout import picture_uri
@@ -81,6 +82,7 @@ class Publish:
         failures = [self._failure(f, row, now) for row, part in zip(rows, parts, strict=True) for f in self._new(part)]
         recoveries = [self._recovery(row, now) for row in rows if self._has_recovered(row)]
         self._commit("failures", [*failures, *recoveries])
+        tell_committed(inversions, [edit for part in parts for edit in part.edits], failures)
         return sum(map(_counts, rows, parts), Counts())
 
     def _commit(self, kind: Kind, rows: Sequence[dict[str, Any]]) -> None:

@@ -219,9 +219,9 @@ def test_a_later_failure_of_an_edit_ends_that_of_its_image(tmp_path: Path) -> No
 
 def test_the_summary_counts(output: str) -> None:
     """Distinct inversions and edits, failures by code, and seconds of each key once."""
-    assert summary(output) == Summary(0, 0, {}, 0.0)
+    assert summary(output) == Summary(0, 0, {}, 0.0, 0.0)
     write_rows(output, "inversions", [inversion_row("a"), inversion_row("b")])
     write_rows(output, "inversions", [inversion_row("b", image_id="c")])
     write_rows(output, "edits", [edit_row("a", seconds=None), edit_row("b")])
     write_rows(output, "failures", [failure_row("x"), failure_row("y"), failure_row("z", code="internal")])
-    assert summary(output) == Summary(2, 2, {"image_missing": 2, "internal": 1}, 4.5)
+    assert summary(output) == Summary(2, 2, {"image_missing": 2, "internal": 1}, 4.0, 0.5)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+
 import pytest
 
-from jobs import progress
+from jobs import job, progress
+from jobs.log import json_lines, tell_refusals
 from jobs.report import closing_lines, duration
 from pipeline.config import JobConfig
 from pipeline.planning import Counts, Plan, work_of
+from pipeline.records import Refusal
 
 PLAN = Plan("run", JobConfig(output="/out"), range(10), (), (), "f" * 64, edits=30)
 
@@ -41,6 +46,39 @@ def test_a_run_that_did_nothing_says_so() -> None:
     lines = list(closing_lines(PLAN, Counts(reused=10, kept=30)))
     assert lines[0] == "0 inverted, 0 edited, 0 failed"
     assert "10 of 10 inversions, 30 of 30 edits" in lines[1]
+
+
+def test_a_budget_that_is_spent_is_an_interruption(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is left is said, also where rows failed, and the exit code is that of a run to be resumed."""
+    config = JobConfig(output="/out", budget_gpu_hours=2)
+    plan = dataclasses.replace(PLAN, config=config)
+    counts = Counts(inverted=4, images_failed=1, edited=12, edits_failed=3, codes={"non_finite": 1})
+    assert (
+        "stopped: the budget of 2 GPU-hours is spent; 5 images and 15 edits were not reached; the same command goes on"
+        in closing_lines(plan, counts)
+    )
+    monkeypatch.setattr(job, "started", lambda command, config: plan)
+    for done, code in ((counts, 130), (Counts(reused=10, kept=30), 0)):
+        monkeypatch.setattr(job, "finish", lambda plan, done=done: done)
+        assert job.run_job("run", config) == code
+
+
+def test_a_log_is_lines_of_json_alone(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refusals and progress are events too, and with prompts redacted a refusal says where and not what."""
+    monkeypatch.setattr(progress, "_SECONDS_BETWEEN_LINES", 0.01)
+    config = JobConfig(output="/out", log_json=True, redact_prompts=True)
+    plan = dataclasses.replace(PLAN, config=config)
+    with json_lines(config):
+        tell_refusals([Refusal("prompts.yaml", 3, "prompt: expected …; got 'a secret'", "blue")])
+        with progress.progress(plan) as update:
+            update(Counts(inverted=5))
+            progress.time.sleep(0.1)
+    refused, *told = map(json.loads, capsys.readouterr().err.splitlines())
+    assert (refused["event"], refused["file"], refused["line"]) == ("refused", "prompts.yaml", 3)
+    assert "secret" not in json.dumps(refused)
+    assert {(line["event"], line["inverted"], line["run"]) for line in told} == {("progress", 5, refused["run"])}
 
 
 @pytest.mark.parametrize(("seconds", "said"), [(5, "5 s"), (65, "1 min 5 s"), (7260, "2 h 1 min")])
