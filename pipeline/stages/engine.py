@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -84,7 +84,7 @@ class Engine:
 
         return each(together, rows)
 
-    def _whole(self, inversions: _Inversions) -> _Inversions:
+    def _whole(self, inversions: Mapping[str, Inversion | Exception]) -> _Inversions:
         """Those that could be read, with what their artifacts left out."""
         usable = {key: inversion for key, inversion in inversions.items() if isinstance(inversion, Inversion)}
         return dict(zip(usable, each(self._editor.restore_rows, list(usable.values())), strict=True))
