@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from pipeline.config import FITTED, JOINT_ITERATIONS, MASK_LEVELS, EditSettings, InversionSettings
+from pipeline.settings import FITTED, JOINT_ITERATIONS, MASK_LEVELS, EditSettings, InversionSettings
 
 
 def inversion_cost(settings: InversionSettings) -> int:

@@ -12,16 +12,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.batch import EditRequest, Inversion, Pixels, Synthesis, edit_batch, invert_batch, restore_batch
-from pipeline.config import EditSettings, InversionSettings
 from pipeline.diffusion.composite import composite_pixels, to_bytes
 from pipeline.errors import JobError, RowError
+from pipeline.inversion import Inversion, Pixels, invert_batch, restore_batch
 from pipeline.io.images import resize
 from pipeline.io.pillow import from_pillow, to_pillow
 from pipeline.models.assembly import load_backbone
 from pipeline.models.backbone import Backbone
 from pipeline.models.families import lacking
 from pipeline.records import MAX_GUIDANCE, MAX_STRENGTH, MAX_WEIGHT, MIN_STRENGTH, MIN_WEIGHT, joined
+from pipeline.settings import EditSettings, InversionSettings
+from pipeline.synthesis import EditRequest, Synthesis, edit_batch
 from pipeline.words import absent
 
 _T = TypeVar("_T")

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
-from pipeline.config import Controls, EditSettings, JobConfig
+from pipeline.config import JobConfig
 from pipeline.cost import edit_cost, inversion_cost
 from pipeline.errors import JobError, RowError
 from pipeline.io import storage
@@ -30,6 +30,7 @@ from pipeline.io.uris import canonical
 from pipeline.models.families import FAMILIES, Family, lacking, pipeline_class
 from pipeline.models.loading import model_fingerprint
 from pipeline.records import Edit, ImageRow, PromptRow, Refusal
+from pipeline.settings import Controls, EditSettings
 from pipeline.words import absent
 
 Command = Literal["run", "invert", "edit"]

@@ -13,24 +13,25 @@ import pytest
 
 ROOT: Final = Path(__file__).parent.parent
 
-LEAVES: Final = {"errors", "events", "records", "keys", "config", "words"}
+LEAVES: Final = {"errors", "events", "records", "keys", "settings", "config", "words"}
 
 # Part → the parts of ours that it may import. A part is a module or package in pipeline/, or jobs; every part may
 # import itself and the leaves, and only jobs may import jobs.
 ARROWS: Final[dict[str, set[str]]] = {
     "jobs": {"cluster", "planning", "estimate", "io", "editor", "models", "quality", "report", "demo"},
     "cluster": {"stages", "planning", "io", "models"},
-    "stages": {"planning", "editor", "batch", "io", "diffusion"},
+    "stages": {"planning", "editor", "inversion", "synthesis", "io", "diffusion"},
     "planning": {"io", "models", "cost"},
     "estimate": {"planning", "io"},
     "cost": set(),
-    "editor": {"batch", "models", "diffusion", "io"},
-    "batch": {"methods", "models", "diffusion"},
+    "editor": {"inversion", "synthesis", "models", "diffusion", "io"},
+    "inversion": {"methods", "models"},
+    "synthesis": {"inversion", "methods", "models", "diffusion"},
     "methods": {"diffusion"},
     "models": {"diffusion", "io"},
     "diffusion": set(),
     "io": set(),
-    "quality": {"editor", "batch", "methods", "models", "diffusion", "io", "demo"},
+    "quality": {"editor", "inversion", "synthesis", "methods", "models", "diffusion", "io", "demo"},
     "report": {"io"},
     "demo": {"models", "io"},
     "pipeline": {"editor"},  # the package's own __init__, which names the Python API
@@ -61,6 +62,7 @@ LIBRARIES: Final[dict[str, set[str]]] = {
     "events": set(),
     "keys": set(),
     "records": {"pydantic"},
+    "settings": {"pydantic"},
     "config": {"pydantic"},
     "words": set(),
 }

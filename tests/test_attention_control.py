@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.batch import EditRequest, Inversion, Synthesis
-from pipeline.config import EditSettings, InversionSettings
 from pipeline.diffusion.mask import attention_mask, feather, grow
 from pipeline.editor import Editor
+from pipeline.inversion import Inversion
+from pipeline.settings import EditSettings, InversionSettings
+from pipeline.synthesis import EditRequest, Synthesis
 from tests.small_model import save_small_model
 
 SOURCE = "a photo of a red mug on a wooden table"

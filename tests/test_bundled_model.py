@@ -9,13 +9,14 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-from pipeline.batch import EditRequest, Inversion, Synthesis
-from pipeline.config import EditSettings, InversionSettings
 from pipeline.demo.render import render
 from pipeline.demo.scene import Scene, caption
 from pipeline.editor import Editor, published
+from pipeline.inversion import Inversion
 from pipeline.models.loading import BUNDLED_MODEL
 from pipeline.quality.metrics import psnr
+from pipeline.settings import EditSettings, InversionSettings
+from pipeline.synthesis import EditRequest, Synthesis
 
 SCENES = [
     Scene("mug", "red", "glossy", "plain", "table", seed=11),

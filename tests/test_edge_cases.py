@@ -12,12 +12,12 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 
-from pipeline.batch import EditRequest, Synthesis
-from pipeline.config import FITTED, EditSettings, InversionSettings
 from pipeline.editor import Editor
 from pipeline.errors import RowError
 from pipeline.methods import METHODS
 from pipeline.models.assembly import load_backbone
+from pipeline.settings import FITTED, EditSettings, InversionSettings
+from pipeline.synthesis import EditRequest, Synthesis
 from tests.small_model import save_small_model
 
 SIDE = 32

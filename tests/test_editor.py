@@ -11,13 +11,13 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.batch import EditRequest, Synthesis
-from pipeline.config import EditSettings, InversionSettings
 from pipeline.diffusion.composite import composite
 from pipeline.editor import Editor
 from pipeline.errors import RowError
 from pipeline.methods import METHODS
 from pipeline.models.stable_diffusion import StableDiffusion
+from pipeline.settings import EditSettings, InversionSettings
+from pipeline.synthesis import EditRequest, Synthesis
 from tests.small_model import save_small_model
 
 SETTINGS = {

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import EditSettings, JobConfig
+from pipeline.config import JobConfig
 from pipeline.errors import JobError
 from pipeline.planning import Asking, Plan, read_plan
 from pipeline.records import ImageRow, PromptRow
+from pipeline.settings import EditSettings
 
 
 def test_edits_are_counted_as_they_are_asked() -> None:

@@ -12,8 +12,11 @@ from typing import Final
 import torch
 from torch import Tensor
 
-# Three keep an image of Stable Diffusion 1.5's size below 256 KB (infra/decisions/0014).
-RANK: Final = 3
+# As many directions as fit into these bytes, within limits: three at Stable Diffusion 1.5's size, whose artifacts then
+# stay below 256 KB. More than eight add nothing (infra/decisions/0014).
+_BYTES: Final = 200_000
+_FEWEST: Final = 3
+_MOST: Final = 8
 _LEVELS: Final = 127
 _SMALLEST: Final = 1e-6  # of a scale that float16 holds; a token that nothing moved stays where it is
 
@@ -24,8 +27,9 @@ def factored(deltas: Tensor) -> dict[str, Tensor]:
     "weights" (n, s, r) and "scales" (n, r, tokens) are float16, "directions" (n, r, tokens, width) are int8.
     """
     rows = deltas.flatten(2).double()
+    rank = min(max(_FEWEST, _BYTES // rows.shape[2]), _MOST, rows.shape[1])
     # Of the Gram matrix, which is small: eigenvectors come by ascending eigenvalues.
-    weights = torch.linalg.eigh(rows @ rows.mT).eigenvectors[..., -min(RANK, rows.shape[1]) :]
+    weights = torch.linalg.eigh(rows @ rows.mT).eigenvectors[..., -rank:]
     directions = (weights.mT @ rows).unflatten(2, deltas.shape[2:])
     scales = (directions.abs().amax(dim=-1) / _LEVELS).clamp(min=_SMALLEST).half()
     levels = (directions / scales[..., None]).round().clamp(-_LEVELS, _LEVELS)

@@ -9,11 +9,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from pipeline.config import InversionSettings
 from pipeline.diffusion.control import NO_CONTROL, Control
 from pipeline.diffusion.guidance import guided
 from pipeline.diffusion.schedule import NoiseSchedule
 from pipeline.diffusion.solver import invert
+from pipeline.settings import InversionSettings
 
 
 class Network(Protocol):

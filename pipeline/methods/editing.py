@@ -10,7 +10,6 @@ from typing import Final, Literal
 import torch
 from torch import Tensor
 
-from pipeline.config import MASK_LEVELS
 from pipeline.diffusion.blend import blend
 from pipeline.diffusion.control import Control, Wording
 from pipeline.diffusion.guidance import guided
@@ -21,6 +20,7 @@ from pipeline.diffusion.solver import denoise
 from pipeline.methods.base import Method, Network
 from pipeline.methods.holding import changed_words, mixed_at, mixing_of, taken_from, weighted_targets
 from pipeline.methods.variation import Variation
+from pipeline.settings import MASK_LEVELS
 
 _MASK_THRESHOLD: Final = 0.18
 _MASK_SOFTNESS: Final = 0.10

@@ -11,9 +11,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pipeline.config import JOINT_ITERATIONS
 from pipeline.diffusion.solver import invert
 from pipeline.methods.base import Inverted, Method, Task
+from pipeline.settings import JOINT_ITERATIONS
 
 
 def inverted(method: Method, task: Task) -> Inverted:

@@ -13,14 +13,15 @@ from typing import Any, Final, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.batch import EditRequest, Inversion
-from pipeline.config import EditSettings, InversionSettings
 from pipeline.editor import Editor, published
 from pipeline.errors import RowError
+from pipeline.inversion import Inversion
 from pipeline.io.images import resize
 from pipeline.quality.metrics import SSIM_WINDOW, psnr, ssim
 from pipeline.quality.perceptual import Perceptual
 from pipeline.quality.piebench_data import Case, load_case, parse_entry
+from pipeline.settings import EditSettings, InversionSettings
+from pipeline.synthesis import EditRequest
 
 _S = TypeVar("_S")
 _T = TypeVar("_T")

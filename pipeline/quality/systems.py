@@ -9,9 +9,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
-from pipeline.config import PRESETS, EditSettings, InversionSettings
+from pipeline.config import PRESETS
 from pipeline.keys import content_key, sha256_hex
 from pipeline.methods import METHODS
+from pipeline.settings import EditSettings, InversionSettings
 
 _ROOT: Final = Path(__file__).parent.parent
 _CASES: Final = ("demo/render.py", "demo/scene.py", "demo/shapes.py", "demo/surfaces.py", "quality/cases.py")
@@ -24,7 +25,7 @@ _MODEL: Final = (
     "models/stable_diffusion.py",
     "models/unet.py",
 )
-_ENGINE: Final = ("batch.py", "config.py", "editor.py", "diffusion", "methods", *_MODEL)
+_ENGINE: Final = ("inversion.py", "synthesis.py", "settings.py", "editor.py", "diffusion", "methods", *_MODEL)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,16 +11,18 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from pipeline.batch import EditRequest, Inversion, Synthesis
-from pipeline.config import InversionSettings, JobConfig, unused_by
+from pipeline.config import JobConfig
 from pipeline.editor import Editor
 from pipeline.errors import RowError
+from pipeline.inversion import Inversion
 from pipeline.io.images import decode, decode_mask, resize
 from pipeline.io.tensors import pack, tensor_index, unpack
 from pipeline.records import Failure
+from pipeline.settings import InversionSettings, unused_by
 from pipeline.stages.escalation import inverted_until_near
 from pipeline.stages.isolation import each
 from pipeline.stages.rows import FailedRow, Fetched, Made, Order, dump, image_columns, load_orders, passed_on
+from pipeline.synthesis import EditRequest, Synthesis
 
 _Job = tuple[Fetched, Order]
 _Inversions = dict[str, Inversion | Exception]

@@ -7,10 +7,11 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pipeline.config import InversionSettings, JobConfig
+from pipeline.config import JobConfig
+from pipeline.settings import InversionSettings
 
 if TYPE_CHECKING:  # the model's libraries come with it, and fetching needs none of them
-    from pipeline.batch import Inversion
+    from pipeline.inversion import Inversion
 
 _Row = TypeVar("_Row")
 

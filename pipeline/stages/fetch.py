@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Final, Literal
 
-from pipeline.config import Controls, JobConfig
+from pipeline.config import JobConfig
 from pipeline.errors import RowError
 from pipeline.io.images import Photo, check_mask_shape, decode, decode_mask
 from pipeline.io.outcomes import EditIndex, KeyIndex, read_inversion
@@ -16,6 +16,7 @@ from pipeline.io.storage import StorageError, TooLargeError, read_bytes
 from pipeline.keys import artifact_row_key, content_key, edit_key, inversion_key, seed_of, sha256_hex
 from pipeline.planning import Asking
 from pipeline.records import Edit, Failure, ImageRow
+from pipeline.settings import Controls
 from pipeline.stages.escalation import escalation_identity
 from pipeline.stages.history import History
 from pipeline.stages.rows import NOTHING, Asked, FailedRow, Fetched, Order, Payloads, dump, image_columns

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.diffusion.factors import RANK, delta_at, factored
+from pipeline.diffusion.factors import delta_at, factored
 
 
 def _deltas(rank: int, n: int = 2, steps: int = 20, tokens: int = 7, width: int = 16) -> Tensor:
@@ -23,7 +23,7 @@ def _missed(deltas: Tensor) -> Tensor:
     return (again - deltas).flatten(1).norm(dim=1) / deltas.flatten(1).norm(dim=1)
 
 
-@pytest.mark.parametrize("rank", range(1, RANK + 1))
+@pytest.mark.parametrize("rank", [1, 3, 8])
 def test_few_directions_are_kept_whole(rank: int) -> None:
     """Deltas of no more directions than are kept come back to a hundredth: eight bits lose little."""
     assert _missed(_deltas(rank)).max() < 0.01
@@ -31,9 +31,9 @@ def test_few_directions_are_kept_whole(rank: int) -> None:
 
 def test_the_largest_directions_are_kept() -> None:
     """Of more, what is missed is no more than what lies beyond the largest, by their singular values."""
-    deltas = _deltas(8)
+    deltas = _deltas(12)
     values = torch.linalg.svdvals(deltas.flatten(2))
-    beyond = values[:, RANK:].norm(dim=1) / values.norm(dim=1)
+    beyond = values[:, 8:].norm(dim=1) / values.norm(dim=1)
     assert (_missed(deltas) < beyond + 0.01).all()
 
 

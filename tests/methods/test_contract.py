@@ -10,13 +10,15 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from pipeline.batch import EditRequest, Inversion, Synthesis
-from pipeline.config import FITTED, PRESETS, EditSettings, InversionSettings, JobConfig
+from pipeline.config import PRESETS, JobConfig
 from pipeline.diffusion.control import Control
 from pipeline.editor import Editor
+from pipeline.inversion import Inversion
 from pipeline.methods import METHODS
 from pipeline.models.stable_diffusion import StableDiffusion
 from pipeline.planning import Plan, work_of
+from pipeline.settings import FITTED, EditSettings, InversionSettings
+from pipeline.synthesis import EditRequest, Synthesis
 from tests.small_model import save_small_model
 
 STEPS = 4

@@ -12,8 +12,6 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 
-from pipeline.batch import EditRequest, Synthesis
-from pipeline.config import EditSettings, InversionSettings
 from pipeline.diffusion.control import Control
 from pipeline.diffusion.guidance import guided
 from pipeline.diffusion.schedule import NoiseSchedule
@@ -28,6 +26,8 @@ from pipeline.models.families import pipeline_class
 from pipeline.models.loading import BUNDLED_MODEL, model_fingerprint
 from pipeline.models.pooled import packed, unpacked
 from pipeline.quality.cases import held_out_cases
+from pipeline.settings import EditSettings, InversionSettings
+from pipeline.synthesis import EditRequest, Synthesis
 from tests.model_folders import FOLDERS, new_autoencoder
 
 UNTRAINED = tuple(FOLDERS)

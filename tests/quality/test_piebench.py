@@ -14,7 +14,6 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from typer.testing import CliRunner
 
 from jobs.bench import bench
-from pipeline.config import EditSettings, InversionSettings
 from pipeline.demo.render import changed_mask, render
 from pipeline.demo.scene import Scene, caption, random_scene
 from pipeline.editor import Editor
@@ -24,6 +23,7 @@ from pipeline.quality.metrics import PERFECT_DB
 from pipeline.quality.perceptual import Perceptual, Weights
 from pipeline.quality.piebench import METRICS, Plan, Results, as_markdown, run_piebench, score
 from pipeline.quality.piebench_data import Case, Entry, decode_mask, load_case, parse_entry, read_mapping
+from pipeline.settings import EditSettings, InversionSettings
 from tests.quality.networks import save_clip, save_dino, save_squeezenet
 from tests.small_model import save_small_model
 

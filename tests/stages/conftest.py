@@ -10,19 +10,21 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.batch import EditRequest, Inversion, Synthesis
-from pipeline.config import EditSettings, InversionSettings, JobConfig
+from pipeline.config import JobConfig
 from pipeline.errors import RowError
+from pipeline.inversion import Inversion
 from pipeline.io.images import encode_png, resize
 from pipeline.io.lease import held
 from pipeline.io.outcomes import committed_artifact_rows, committed_edits, committed_inversions, current_failures
 from pipeline.planning import Asking
 from pipeline.records import PromptRow
+from pipeline.settings import EditSettings, InversionSettings
 from pipeline.stages.engine import Engine
 from pipeline.stages.fetch import Committed, Fetch
 from pipeline.stages.history import History
 from pipeline.stages.publish import Identity, Publish
 from pipeline.stages.rows import Asked
+from pipeline.synthesis import EditRequest, Synthesis
 
 FINGERPRINT = "f" * 64
 SIDE = 16

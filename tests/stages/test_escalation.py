@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.batch import Inversion
-from pipeline.config import InversionSettings, JobConfig
+from pipeline.config import JobConfig
 from pipeline.errors import RowError
+from pipeline.inversion import Inversion
 from pipeline.planning import Counts
 from pipeline.records import PromptRow
+from pipeline.settings import InversionSettings
 from pipeline.stages.escalation import escalation_identity, inverted_until_near
 from tests.small_job import table
 from tests.stages.conftest import Job, StandInEditor

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.batch import Inversion
+from pipeline.inversion import Inversion
 from pipeline.io import storage
 from pipeline.io.artifacts import write_rows
 from pipeline.io.images import decode, encode_png

@@ -12,11 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.batch import EditRequest, Inversion
-from pipeline.config import FITTED, PRESETS, EditSettings, InversionSettings
+from pipeline.config import PRESETS
 from pipeline.diffusion.composite import to_bytes
 from pipeline.editor import Editor, published
 from pipeline.errors import RowError
+from pipeline.inversion import Inversion
 from pipeline.models.measuring import now
 from pipeline.models.peers import PEERS, STEPS, PeerTask
 from pipeline.models.stable_diffusion import StableDiffusion
@@ -24,6 +24,8 @@ from pipeline.quality.metrics import psnr
 from pipeline.quality.speed.photographs import Photograph
 from pipeline.quality.speed.reference import INNER_ITERATIONS, PAPER_GUIDANCE, NullText, null_text, null_text_edit
 from pipeline.quality.tuning import untuned
+from pipeline.settings import FITTED, EditSettings, InversionSettings
+from pipeline.synthesis import EditRequest
 
 Pixels = NDArray[np.uint8]
 _T = TypeVar("_T")
