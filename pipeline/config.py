@@ -128,7 +128,10 @@ class JobConfig(Settings):
         names = list(PRESETS)
         rungs: dict[PresetName, InversionSettings] = {}
         for name in names[names.index(self.preset) + 1 :]:
-            chosen = InversionSettings.model_validate(_beside(PRESETS[name].inversion.model_dump(), given))
+            preset = PRESETS[name].inversion
+            unused = unused_by(given.get("method", preset.method))
+            used = {field: value for field, value in given.items() if field not in unused}
+            chosen = InversionSettings.model_validate(_beside(preset.model_dump(), used))
             if chosen not in (self.inversion, *rungs.values()):
                 rungs[name] = chosen
         return rungs

@@ -82,6 +82,13 @@ def test_what_a_job_says_itself_stays() -> None:
     assert plain.escalations == drawn.escalations == best.escalations == never.escalations == {}
 
 
+def test_what_a_preset_has_no_use_for_is_left_out() -> None:
+    """A job may say how embeddings are fitted, though an escalation of its images fits none."""
+    given = JobConfig.model_validate({"inversion": {"max_iterations": 2, "guidance_scale": 2}})
+    [(name, settings)] = given.escalations.items()
+    assert (name, settings.method, settings.guidance_scale) == ("best", "edit-friendly", 2)
+
+
 def test_keys_hold_the_margin_only_where_it_changes_something() -> None:
     """A job that cannot escalate makes the same inversions at any margin."""
     assert escalation_identity(JobConfig(escalate=False)) is escalation_identity(JobConfig(preset="best")) is None
