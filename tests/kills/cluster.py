@@ -21,6 +21,8 @@ from tests.kills.points import environment, install
 
 _CPUS: Final = 3
 _OBJECT_STORE: Final = 100 * 2**20
+# Nodes and drivers have to agree on the first. Workers are nice by default, and starve beside whatever else is running.
+_OF_RAY: Final = {"RAY_AUTH_MODE": "disabled", "RAY_worker_niceness": "0"}
 
 
 @dataclass(frozen=True)
@@ -57,15 +59,14 @@ class Killing:
         return process.exitcode
 
     def _environment(self) -> dict[str, str]:
-        # Nodes and drivers have to agree.
-        return {**environment(self.kills), "RAY_AUTH_MODE": "disabled"}
+        return {**environment(self.kills), **_OF_RAY}
 
 
 @contextmanager
 def killing(kills: Path, nodes: int) -> Iterator[Killing]:
     """Run a cluster of that many working nodes."""
     kills.mkdir(exist_ok=True)
-    with patch.dict(os.environ, {"RAY_AUTH_MODE": "disabled"}):
+    with patch.dict(os.environ, _OF_RAY):
         cluster = Cluster(
             initialize_head=True,
             head_node_args={"num_cpus": 0, "object_store_memory": _OBJECT_STORE, "include_dashboard": False},
