@@ -54,7 +54,7 @@ class JobConfig(Settings):
         1.0, ge=0, description="dB that a reconstruction may fall short of the autoencoder's; beyond, it is flagged"
     )
     escalate: bool = Field(
-        True, description="invert images that fall short by more than qa_margin again, as the costlier presets say"
+        True, description="invert images that fall short by more than qa_margin again, as the next presets say"
     )
     allow: tuple[str, ...] = Field(
         (),
@@ -111,12 +111,12 @@ class JobConfig(Settings):
         """Refuse settings of an inversion and of its edits that do not go together."""
         n_steps, skip = self.inversion.num_inference_steps, self.edit.skip
         if 0 < skip * n_steps < 1:
-            raise ValueError(f"skip: expected 0, or at least one step of {n_steps}; got {skip:g} of them")
+            raise ValueError(f"edit.skip: expected 0, or at least one step of {n_steps}; got {skip:g} of them")
         return self
 
     @property
     def escalations(self) -> Mapping[PresetName, InversionSettings]:
-        """What an image that falls short is inverted with next, and next: the costlier presets, cheapest first.
+        """What an image that falls short is inverted with next, and next: the presets after the job's own.
 
         What the job says otherwise than its own preset stays under these too, guidance above all, at which edits are
         made: a job of `method: ddim` is never escalated to a fit. A preset that then says nothing new is left out.
