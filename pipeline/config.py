@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from pipeline.errors import redacted
 from pipeline.settings import EditSettings, InversionSettings, Settings, unused_by
@@ -119,7 +119,8 @@ class JobConfig(Settings):
         """What an image that falls short is inverted with next, and next: the presets after the job's own.
 
         What the job says otherwise than its own preset stays under these too, guidance above all, at which edits are
-        made: a job of `method: ddim` is never escalated to a fit. A preset that then says nothing new is left out.
+        made: a job of `method: ddim` is never escalated to a fit. A preset that then says nothing new is left out, and
+        so is one that it does not go with.
         """
         if not self.escalate:
             return {}
@@ -131,7 +132,10 @@ class JobConfig(Settings):
             preset = PRESETS[name].inversion
             unused = unused_by(given.get("method", preset.method))
             used = {field: value for field, value in given.items() if field not in unused}
-            chosen = InversionSettings.model_validate(_beside(preset.model_dump(), used))
+            try:
+                chosen = InversionSettings.model_validate(_beside(preset.model_dump(), used))
+            except ValidationError:
+                continue
             if chosen not in (self.inversion, *rungs.values()):
                 rungs[name] = chosen
         return rungs

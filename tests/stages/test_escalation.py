@@ -89,6 +89,12 @@ def test_what_a_preset_has_no_use_for_is_left_out() -> None:
     assert (name, settings.method, settings.guidance_scale) == ("best", "edit-friendly", 2)
 
 
+def test_a_preset_that_a_job_s_settings_rule_out_is_left_out() -> None:
+    """Without guidance there is nothing to fit: such a job goes from its own method to the next that can."""
+    unguided = {"guidance_scale": 0, "guidance_share": 1}
+    assert list(JobConfig.model_validate({"preset": "fast", "inversion": unguided}).escalations) == ["best"]
+
+
 def test_keys_hold_the_margin_only_where_it_changes_something() -> None:
     """A job that cannot escalate makes the same inversions at any margin."""
     assert escalation_identity(JobConfig(escalate=False)) is escalation_identity(JobConfig(preset="best")) is None
