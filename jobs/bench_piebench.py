@@ -23,7 +23,7 @@ def piebench(
     method: Annotated[str | None, typer.Option(help="how latents and embeddings are found")] = None,
     steps: Annotated[int | None, typer.Option(help="steps from the image to noise, and back")] = None,
     config: Annotated[str | None, typer.Option(help="YAML file of a job's options; flags win over it")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="images that go through the network together")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="images that are edited, and recorded, together")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="only the first entries of the mapping file")] = None,
     given_masks: Annotated[bool, typer.Option("--given-masks", help="edit inside the data set's own masks")] = False,
     clip: Annotated[str | None, typer.Option(help=_Weights.format("CLIP (published: ViT-L/14)"))] = None,
@@ -62,7 +62,14 @@ def _measure(
     learned = Perceptual(Weights(**weights))
     for reason in learned.missing.values():
         typer.echo(f"missing: {reason}", err=True)
-    editor = Editor.from_pretrained(config.model, dtype=config.dtype, side=config.max_side)
+    editor = Editor.from_pretrained(
+        config.model,
+        dtype=config.dtype,
+        side=config.max_side,
+        slots=config.slots,
+        lora=config.lora,
+        preview_vae=config.preview_vae,
+    )
     plan = Plan(config.inversion, config.edit, given_masks, config.batch_size, config.max_pixels)
     asked = {
         "data": data,

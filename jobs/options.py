@@ -6,7 +6,7 @@ import inspect
 import reprlib
 from collections.abc import Callable, Mapping
 from types import NoneType
-from typing import Annotated, Any, Final, get_args, get_origin
+from typing import Annotated, Any, Final, Literal, get_args, get_origin
 
 import typer
 from pydantic import BaseModel, ValidationError
@@ -141,10 +141,11 @@ def _first_line(error: ValidationError, uri: str | None) -> str:
     first = error.errors()[0]
     field = ".".join(map(str, first["loc"]))
     flag = next((f"--{flag}" for flag, path in _FIELDS.items() if path == field), field)
+    where = f"{flag}: " if flag else ""  # what no single option is to blame for names itself
     # An unknown option's value, or a whole group whose values do not go together, would say nothing.
     got = "" if first["type"] in {"extra_forbidden", "value_error"} else f"; got {reprlib.repr(first['input'])}"
     message = first["msg"].removeprefix("Value error, ")
-    return f"config{'' if uri is None else f' {uri}'}: {flag}: {message}{got}"
+    return f"config{'' if uri is None else f' {uri}'}: {where}{message}{got}"
 
 
 def _name(flag: str) -> str:
@@ -163,7 +164,7 @@ def _option(flag: str) -> Any:
     kind: Any = _kind(field.annotation)
     if get_origin(field.annotation) is tuple:
         kind = list[kind]
-    return Annotated[kind | None, typer.Option(names, help=f"{field.description}{default}")]
+    return Annotated[kind | None, typer.Option(names, help=f"{field.description}{_choices(field.annotation)}{default}")]
 
 
 def _field(model: type[BaseModel], path: list[str]) -> FieldInfo:
@@ -172,6 +173,13 @@ def _field(model: type[BaseModel], path: list[str]) -> FieldInfo:
         return field
     assert isinstance(field.annotation, type)
     return _field(field.annotation, path[1:])
+
+
+def _choices(annotation: Any) -> str:
+    """What a `Literal["a", "b"] | None` allows, as the end of a sentence; nothing for other types."""
+    literal = next((a for a in (annotation, *get_args(annotation)) if get_origin(a) is Literal), None)
+    *names, last = get_args(literal) or ("",)
+    return f"; {', '.join(names)} or {last}" if names else ""
 
 
 def _kind(annotation: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from pipeline.errors import redacted
 from pipeline.settings import EditSettings, InversionSettings, Settings, unused_by
@@ -58,7 +58,7 @@ class JobConfig(Settings):
         1.0, ge=0, description="dB that a reconstruction may fall short of the autoencoder's; beyond, it is flagged"
     )
     escalate: bool = Field(
-        True, description="invert images that fall short by more than qa_margin again, as the costlier presets say"
+        True, description="invert images that fall short by more than qa_margin again, as the next presets say"
     )
     allow: tuple[str, ...] = Field(
         (),
@@ -115,15 +115,16 @@ class JobConfig(Settings):
         """Refuse settings of an inversion and of its edits that do not go together."""
         n_steps, skip = self.inversion.num_inference_steps, self.edit.skip
         if 0 < skip * n_steps < 1:
-            raise ValueError(f"skip: expected 0, or at least one step of {n_steps}; got {skip:g} of them")
+            raise ValueError(f"edit.skip: expected 0, or at least one step of {n_steps}; got {skip:g} of them")
         return self
 
     @property
     def escalations(self) -> Mapping[PresetName, InversionSettings]:
-        """What an image that falls short is inverted with next, and next: the costlier presets, cheapest first.
+        """What an image that falls short is inverted with next, and next: the presets after the job's own.
 
         What the job says otherwise than its own preset stays under these too, guidance above all, at which edits are
-        made: a job of `method: ddim` is never escalated to a fit. A preset that then says nothing new is left out.
+        made: a job of `method: ddim` is never escalated to a fit. A preset that then says nothing new is left out, and
+        so is one that it does not go with.
         """
         if not self.escalate:
             return {}
@@ -135,7 +136,10 @@ class JobConfig(Settings):
             preset = PRESETS[name].inversion
             unused = unused_by(given.get("method", preset.method))
             used = {field: value for field, value in given.items() if field not in unused}
-            chosen = InversionSettings.model_validate(_beside(preset.model_dump(), used))
+            try:
+                chosen = InversionSettings.model_validate(_beside(preset.model_dump(), used))
+            except ValidationError:
+                continue
             if chosen not in (self.inversion, *rungs.values()):
                 rungs[name] = chosen
         return rungs

@@ -70,7 +70,7 @@ class InversionSettings(Settings):
     )
     artifact: Literal["compact", "full"] = Field(
         "compact",
-        description="what is stored: all that edits start from, or the least from which it is computed again",
+        description="what is stored: the least from which the rest is computed again, or all that edits start from",
     )
 
     @property

@@ -43,7 +43,7 @@ class Chunk:
 
     def __init__(self, model: StableDiffusion, seeds: range, batch: int) -> None:
         self.seeds = seeds
-        self._model, self._editor, self._batch = model, Editor(model), batch
+        self._model, self._editor, self._batch = model, Editor(model, slots=batch), batch
         self._inverted: tuple[InversionSettings, list[Inversion]] | None = None
 
     @cached_property

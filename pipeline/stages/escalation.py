@@ -1,4 +1,4 @@
-"""The gate behind an inversion: what falls short of the autoencoder is inverted again, by costlier presets."""
+"""The gate behind an inversion: what falls short of the autoencoder is inverted again, by the next presets."""
 
 from __future__ import annotations
 

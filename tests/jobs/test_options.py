@@ -24,10 +24,18 @@ def test_flags_win_over_the_file(tmp_path: Path) -> None:
     assert (config.batch_size, config.edit.mask) == (5, "none")
 
 
-def test_help_names_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What an option is when it is not given stands beside it."""
+def test_help_names_choices_and_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an option can be, and what it is when it is not given, stands beside it."""
     monkeypatch.setenv("COLUMNS", "200")
-    assert "(default: 50)" in call("run", "--help").stdout
+    shown = call("run", "--help").stdout
+    assert "(default: 50)" in shown
+    assert "; fast, balanced or best (default: balanced)" in shown
+
+
+def test_settings_that_do_not_go_together_are_named() -> None:
+    """Where no single option is to blame, the line says which setting does not fit."""
+    with pytest.raises(JobError, match=r"^config: edit\.skip: expected 0, or at least one step of 4"):
+        read_config(None, {"preset": "fast", "steps": 4})
 
 
 def test_no_file_and_no_flags_are_the_defaults() -> None:

@@ -1,4 +1,4 @@
-"""Reconstructions that fall short are inverted again, by costlier presets, each row on its own."""
+"""Reconstructions that fall short are inverted again, by the next presets, each row on its own."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _found(psnrs: dict[str, list[float | Exception]], config: JobConfig = FAST) 
 
 
 def test_only_rows_that_fall_short_are_tried_again() -> None:
-    """Each costlier preset sees the rows that none before it brought within the margin, in one smaller batch."""
+    """Each further preset sees the rows that none before it brought within the margin, in one smaller batch."""
     inverting, found = _found({"near": [31.0], "middle": [30.0, 31.5], "far": [20.0, 25.0, 31.9]})
     assert inverting.calls == [(["near", "middle", "far"], _CHEAP), (["middle", "far"], _MIDDLE), (["far"], _BEST)]
     assert [(i.recon_psnr, i.escalated, i.settings, i.seconds) for i in found] == [
@@ -62,7 +62,7 @@ def test_the_best_attempt_is_kept() -> None:
 
 
 def test_an_attempt_that_fails_leaves_what_was_there() -> None:
-    """A failure under a costlier preset costs no image; one under the job's own settings is not escalated."""
+    """A failure under a further preset costs no image; one under the job's own settings is not escalated."""
     error = RowError("out_of_memory", "no room")
     inverting, found = _found({"later": [20.0, error, 31.5], "never": [20.0, error, error], "bad": [error]})
     assert (found[0].recon_psnr, found[0].escalated) == (31.5, "best")
@@ -87,6 +87,12 @@ def test_what_a_preset_has_no_use_for_is_left_out() -> None:
     given = JobConfig.model_validate({"inversion": {"max_iterations": 2, "guidance_scale": 2}})
     [(name, settings)] = given.escalations.items()
     assert (name, settings.method, settings.guidance_scale) == ("best", "edit-friendly", 2)
+
+
+def test_a_preset_that_a_job_s_settings_rule_out_is_left_out() -> None:
+    """Without guidance there is nothing to fit: such a job goes from its own method to the next that can."""
+    unguided = {"guidance_scale": 0, "guidance_share": 1}
+    assert list(JobConfig.model_validate({"preset": "fast", "inversion": unguided}).escalations) == ["best"]
 
 
 def test_keys_hold_the_margin_only_where_it_changes_something() -> None:

@@ -159,7 +159,7 @@ class Ours:
         return replace(self, inversion=self.inversion.model_copy(update={"num_inference_steps": max(steps, least)}))
 
     def run(self, model: StableDiffusion, photographs: Sequence[Photograph]) -> Outcome:
-        editor, began = Editor(model), now(model.device)
+        editor, began = Editor(model, slots=self.batch), now(model.device)
         inversions = [
             inversion for chunk in _chunks(photographs, self.batch) for inversion in self._invert(editor, chunk)
         ]
