@@ -105,8 +105,8 @@ def test_a_plan_over_an_output_counts_the_rest(job: Mapping[str, Any]) -> None:
     told = call("plan", *flags(job)).stdout
     assert "to do: 3 to invert, 18 to edit" in told
     assert "8 images, 20 edits" in told
-    assert f"at most {3 * 11 + 18 * 13} network evaluations" in told
-    assert "at most 13 more for an image that falls short by over 1 dB; so far 2 of 3" in told
+    assert f"at most {3 * 14 + 18 * 14} network evaluations" in told
+    assert "at most 3 more for an image that falls short by over 1 dB; so far 2 of 3" in told
     assert "escalated: 2 of 3 images" in call("status", output).stdout
 
 
