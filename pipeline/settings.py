@@ -171,7 +171,9 @@ class EditSettings(Settings):
         0.0, ge=0, le=1, description="share of the steps in which words act where the source prompt's do"
     )
     word_weights: WordWeights = Field({}, description="factors of the attention to words, in prompts that have them")
-    skip: float = Field(0.0, ge=0, lt=1, description="share of the steps, from the noise down, that an edit leaves out")
+    skip: float = Field(
+        0.0, ge=0, lt=1, description="share of the steps, from the noise down, that an edit leaves out, in whole steps"
+    )
     variation: float = Field(
         0.0, ge=0, le=1, description="share of fresh noise in an edit's steps: another result for every seed; 0: none"
     )
