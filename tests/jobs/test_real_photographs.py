@@ -149,7 +149,7 @@ def test_what_a_mask_protects_stays_exactly_the_original(job: Job, name: str) ->
     """At strength 1 the box that may change does; two latent cells outside it, no pixel differs from the original's."""
     original = job.original(name)
     height, width = original.shape[:2]
-    cells_down, cells_across = json.loads(job.inversion(name)["tensor_index"])["trajectory"]["shape"][-2:]
+    cells_down, cells_across = json.loads(job.inversion(name)["tensor_index"])["z_0"]["shape"][-2:]
     # A cell that the box touches may change as a whole, and masks are smoothed over half a cell more.
     reach_x, reach_y = math.ceil(2 * width / cells_across), math.ceil(2 * height / cells_down)
     (mask_width, mask_height), box = MASKS[name]
