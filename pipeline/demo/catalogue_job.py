@@ -16,6 +16,7 @@ from pipeline.demo.render import render
 from pipeline.demo.scene import PLACES, Scene, caption
 from pipeline.io.images import encode_png
 from pipeline.io.storage import write_bytes
+from pipeline.settings import InversionSettings
 
 PHOTOGRAPH_SIDE: Final = 192
 
@@ -61,7 +62,12 @@ def write_catalogue(folder: Path) -> JobConfig:
         write_bytes(str(path), encode_png(_photograph(scene), None, None))
     write_bytes(str(manifests / "images.csv"), _images_csv().encode())
     write_bytes(str(manifests / "prompts.yaml"), yaml.safe_dump(list(PROMPTS), sort_keys=False).encode())
-    return JobConfig(images=str(manifests / "images.csv"), prompts=str(manifests / "prompts.yaml"), output=str(folder))
+    return JobConfig(
+        images=str(manifests / "images.csv"),
+        prompts=str(manifests / "prompts.yaml"),
+        output=str(folder),
+        inversion=InversionSettings(artifact="full"),  # the contact sheet shows the reconstructions that it holds
+    )
 
 
 def _photograph(scene: Scene) -> NDArray[np.uint8]:
