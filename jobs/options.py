@@ -141,10 +141,11 @@ def _first_line(error: ValidationError, uri: str | None) -> str:
     first = error.errors()[0]
     field = ".".join(map(str, first["loc"]))
     flag = next((f"--{flag}" for flag, path in _FIELDS.items() if path == field), field)
+    where = f"{flag}: " if flag else ""  # what no single option is to blame for names itself
     # An unknown option's value, or a whole group whose values do not go together, would say nothing.
     got = "" if first["type"] in {"extra_forbidden", "value_error"} else f"; got {reprlib.repr(first['input'])}"
     message = first["msg"].removeprefix("Value error, ")
-    return f"config{'' if uri is None else f' {uri}'}: {flag}: {message}{got}"
+    return f"config{'' if uri is None else f' {uri}'}: {where}{message}{got}"
 
 
 def _name(flag: str) -> str:

@@ -110,6 +110,14 @@ class JobConfig(Settings):
                 filled[group] = _beside(chosen.model_dump(exclude_unset=True), given)
         return filled
 
+    @model_validator(mode="after")
+    def _sensible(self) -> JobConfig:
+        """Refuse a share of the steps, other than the preset's own, that leaves out none of them."""
+        n_steps, skip = self.inversion.num_inference_steps, self.edit.skip
+        if skip != PRESETS[self.preset].edit.skip and 0 < skip * n_steps < 1:
+            raise ValueError(f"edit.skip: expected 0, or at least one step of {n_steps}; got {skip:g} of them")
+        return self
+
     @property
     def escalations(self) -> Mapping[PresetName, InversionSettings]:
         """What an image that falls short is inverted with next, and next: the presets after the job's own.

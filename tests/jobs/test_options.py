@@ -32,6 +32,14 @@ def test_help_names_choices_and_defaults(monkeypatch: pytest.MonkeyPatch) -> Non
     assert "; fast, balanced or best (default: balanced)" in shown
 
 
+def test_settings_that_do_not_go_together_are_named(tmp_path: Path) -> None:
+    """Where no single option is to blame, the line says which setting does not fit."""
+    file = tmp_path / "job.yaml"
+    file.write_text("edit: {skip: 0.05}\n")
+    with pytest.raises(JobError, match=r": edit\.skip: expected 0, or at least one step of 4; got 0\.05 of them$"):
+        read_config(str(file), {"steps": 4})
+
+
 def test_no_file_and_no_flags_are_the_defaults() -> None:
     """A flag that was not given changes nothing."""
     assert read_config(None, dict.fromkeys(_FIELDS)) == JobConfig()

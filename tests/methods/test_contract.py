@@ -334,6 +334,14 @@ def test_a_combination_without_sense_is_refused(choice: dict[str, Any], said: st
         InversionSettings(**choice)
 
 
+def test_a_share_of_less_than_one_step_is_refused() -> None:
+    """It would leave out nothing; a preset's own share suits any number of steps."""
+    few = {"num_inference_steps": 5}
+    with pytest.raises(ValidationError, match=r"skip: expected 0, or at least one step of 5; got 0\.05"):
+        JobConfig.model_validate({"preset": "fast", "inversion": few, "edit": {"skip": 0.05}})
+    assert JobConfig.model_validate({"preset": "fast", "inversion": few}).edit.skip > 0
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_any_method_may_be_named_beside_any_preset(method: str) -> None:
     """What a preset says of settings that the method has no use for is no contradiction."""
