@@ -24,8 +24,9 @@ _PAINT: Final = {
     "white": (0.80, 0.80, 0.78),
     "black": (0.02, 0.02, 0.022),
 }
-_SECOND_PAINT: Final = (0.82, 0.81, 0.78)
-_SECOND_PAINT_ON_WHITE: Final = (0.12, 0.12, 0.13)
+# Stripes and dots have one paint, whatever the object's colour, so that a change of colour changes that colour
+# alone. It stands out from all eight: at least 100 of 255 levels of sRGB, as a distance.
+_SECOND_PAINT: Final = (0.40, 0.36, 0.30)
 _DOTS_PER_UNIT: Final = 4.4
 
 
@@ -63,7 +64,7 @@ def paint(colour: str, pattern: str, p: Tensor, normal: Tensor, phases: Tensor, 
     first = (p.new_tensor(_PAINT[colour]) * jitter).clamp(max=0.9).expand(p.shape[0], 3)
     if pattern == "plain":
         return first
-    second = p.new_tensor(_SECOND_PAINT_ON_WHITE if colour == "white" else _SECOND_PAINT).expand_as(first)
+    second = p.new_tensor(_SECOND_PAINT).expand_as(first)
     if pattern == "striped":
         # On a face seen from above, rings of equal height would vanish: stripes run across x there.
         along = torch.where(normal[:, 1].abs() > 0.8, p[:, 0], p[:, 1]) if flat_faced else p[:, 1]
