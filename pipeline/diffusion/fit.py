@@ -204,15 +204,29 @@ def _fit_step(
         if landing.gradient is None:
             landing = yield replace(ask, descends=True)
         direction, adam = adam.direction(landing.gradient)
-        embedding = embedding - settings.rate(iteration) * direction
+        embedding = embedding - _vigour(landing.error, before, settings) * settings.rate(iteration) * direction
         before = landing.error
     return landed, fitted, iteration, enough(landing.error)
 
 
 def _is_enough(error: float, before: float, settings: FitSettings) -> bool:
     """Whether a row is done, given its error now and one iteration before."""
-    stalled = settings.min_gain > 0 and error > (1 - settings.min_gain) * before
-    return error < settings.tolerance or stalled
+    return _vigour(error, before, settings) <= 0
+
+
+def _vigour(error: float, before: float, settings: FitSettings) -> float:
+    """The share of Adam's move that a row still makes, given its error now and one iteration before.
+
+    It falls to zero where the row has enough: from twice the tolerance, or twice the gain that would do. A row that
+    stops at a threshold, and one that rounding puts on its other side, then end alike.
+    """
+    excess = progress = math.inf
+    if settings.tolerance > 0:
+        excess = error / settings.tolerance - 1
+    if settings.min_gain > 0 and before < math.inf:
+        gain = 1 - error / before if before > 0 else 0.0
+        progress = gain / settings.min_gain - 1
+    return min(excess, progress, 1.0)
 
 
 def _per_segment(segments: int, task: _Task) -> Row[_Found]:
@@ -245,16 +259,17 @@ def _fit_segment(task: _Task, steps: list[int], embedding: Tensor) -> Row[tuple[
     for step in steps:
         land = yield from _landing_of(task, task.trajectory[step], step)
         lands.append(land)
-    adam, before, taken = Adam.of(embedding), math.inf, 0
+    adam, before, vigour, taken = Adam.of(embedding), math.inf, 1.0, 0
     for round_ in range(task.settings.max_iterations):
         error = 0.0
         for land in lands:
             landing = yield land(embedding=embedding, enough=_never, descends=True)
             direction, adam = adam.direction(landing.gradient)
-            embedding = embedding - task.settings.rate(round_) * direction
+            embedding = embedding - vigour * task.settings.rate(round_) * direction
             error += landing.error / len(lands)
         taken += len(lands)
-        if _is_enough(error, before, task.settings):
+        vigour = _vigour(error, before, task.settings)
+        if vigour <= 0:
             return embedding, taken, True
         before = error
     return embedding, taken, False

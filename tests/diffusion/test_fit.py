@@ -157,3 +157,23 @@ def test_a_fit_keeps_the_best_it_has_seen(network, schedule) -> None:  # noqa: A
         return fit_per_step(network, trajectory[-2:], start, unconditional, one_step, settings)
 
     assert bool((_error(fit(3), trajectory[-2:]) <= _error(fit(0), trajectory[-2:])).all())
+
+
+@pytest.mark.parametrize("threshold", ["tolerance", "min_gain"])
+def test_rounding_at_a_threshold_changes_next_to_nothing(threshold, network, schedule) -> None:  # noqa: ANN001
+    """A row that just has enough and one that just has not end alike, though one takes more iterations."""
+    trajectory, start, unconditional = _problem(network, schedule, 1)
+    one_step = NoiseSchedule(schedule.timesteps[-1:], schedule.alpha[-2:], schedule.sigma[-2:], schedule.prediction)
+
+    def fit(iterations: int, **enough: float) -> Fit:
+        settings = _settings(max_iterations=iterations, **{"tolerance": 0.0, "min_gain": 0.0} | enough)
+        return fit_per_step(network, trajectory[-2:], start, unconditional, one_step, settings)
+
+    # The budget is as long, so that the rates are the same; an unreachable gain stops a row after one iteration.
+    before = float(_error(fit(0), trajectory[-2:]))
+    after = float(_error(fit(12, min_gain=0.999), trajectory[-2:]))
+    assert after < before
+    at = before if threshold == "tolerance" else 1 - after / before
+    low, high = (fit(12, **{threshold: at * factor}) for factor in (0.9999, 1.0001))
+    assert int(low.iterations) != int(high.iterations)
+    torch.testing.assert_close(low.embeddings, high.embeddings, rtol=0, atol=1e-4)
