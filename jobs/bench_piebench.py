@@ -10,7 +10,6 @@ import typer
 from jobs.exits import DONE, SOME_FAILED, exits
 from jobs.options import read_config
 from pipeline.config import JobConfig
-from pipeline.io.storage import exists, read_bytes, write_bytes
 
 _Weights = "weights of {}: a local folder or hub id; without them what it measures is missing"
 
@@ -54,6 +53,7 @@ def _measure(
     json_file: str | None,
 ) -> int:
     from pipeline.editor import Editor  # torch takes seconds to import
+    from pipeline.io.storage import write_bytes
     from pipeline.quality.perceptual import Perceptual, Weights
     from pipeline.quality.piebench import Plan, Results, as_markdown, run_piebench
     from pipeline.quality.piebench_data import read_mapping
@@ -96,6 +96,8 @@ def _measure(
 
 def _earlier(json_file: str | None, asked: dict[str, Any]) -> dict[str, Any]:
     """What an earlier call found, if the same was asked."""
+    from pipeline.io.storage import exists, read_bytes
+
     nothing: dict[str, Any] = {"entries": {}}
     if json_file is None or not exists(json_file):
         return nothing

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from jobs.exits import DONE, SOME_FAILED, exits
-from jobs.job import finish, started
-from pipeline.planning import Asking, Counts, Plan
 from pipeline.records import ImageRow
+
+if TYPE_CHECKING:
+    from pipeline.planning import Counts, Plan
 
 
 def demo(
@@ -26,7 +27,8 @@ def demo(
 
 
 def _demo(output: Path) -> int:
-    from pipeline.demo.catalogue_job import write_catalogue  # needs torch, which takes seconds to import
+    from jobs.job import finish, started  # --help needs none of it
+    from pipeline.demo.catalogue_job import write_catalogue
 
     plan = started("run", write_catalogue(output.resolve()))
     counts = finish(plan)
@@ -47,6 +49,8 @@ def _write_sheet(plan: Plan, sheet: Path) -> None:
 
 
 def _table(plan: Plan, counts: Counts) -> Table:
+    from pipeline.planning import Asking
+
     edits: Counter[str] = Counter()
     asking = Asking(plan.prompts)
     for row in plan.images.to_pylist():

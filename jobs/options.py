@@ -15,8 +15,6 @@ from pydantic.fields import FieldInfo
 from jobs.exits import exits
 from pipeline.config import JobConfig
 from pipeline.errors import JobError
-from pipeline.io.documents import compose, construct
-from pipeline.io.storage import StorageError, read_bytes
 
 # Flag → the field of JobConfig that it sets; its help and type are the field's.
 _FIELDS: Final[Mapping[str, str]] = {
@@ -127,6 +125,9 @@ def _group(values: dict[str, Any], names: list[str]) -> dict[str, Any]:
 
 
 def _read_yaml(uri: str) -> dict[str, Any]:
+    from pipeline.io.documents import compose, construct
+    from pipeline.io.storage import StorageError, read_bytes  # --help needs none of it
+
     try:
         node = compose(read_bytes(uri).decode("utf-8-sig"))
         values = {} if node is None else construct(node)

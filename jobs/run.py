@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import typer
 
-from jobs.job import run_job
 from jobs.options import EDIT_FLAGS, INVERSION_FLAGS, RUN_FLAGS, configured
 from pipeline.config import JobConfig
 
@@ -12,6 +11,8 @@ from pipeline.config import JobConfig
 @configured("images", "prompts", "output", *INVERSION_FLAGS, *EDIT_FLAGS, *RUN_FLAGS)
 def run(config: JobConfig) -> int:
     """Invert what has no artifact, edit what has no output."""
+    from jobs.job import run_job  # --help needs none of it
+
     return run_job("run", config)
 
 

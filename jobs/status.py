@@ -9,11 +9,7 @@ import typer
 from rich.console import Console
 
 from jobs.exits import DONE, exits
-from jobs.report import status_lines
 from pipeline.errors import JobError
-from pipeline.io.layout import run_record_uri
-from pipeline.io.outcomes import summary
-from pipeline.io.storage import StorageError, read_bytes
 
 
 def status(output: Annotated[str, typer.Argument(help="a job's output: a directory or s3://bucket/prefix")]) -> None:
@@ -22,6 +18,9 @@ def status(output: Annotated[str, typer.Argument(help="a job's output: a directo
 
 
 def _status(output: str) -> int:
+    from jobs.report import status_lines  # --help needs none of it
+    from pipeline.io.outcomes import summary
+
     there = summary(output)
     record = _record(output)
     if record is None and not (there.inversions or there.edits or there.failures):
@@ -33,6 +32,9 @@ def _status(output: str) -> int:
 
 def _record(output: str) -> dict[str, Any] | None:
     """The output's run.json; None where no run has finished."""
+    from pipeline.io.layout import run_record_uri
+    from pipeline.io.storage import StorageError, read_bytes
+
     try:
         record: dict[str, Any] = json.loads(read_bytes(run_record_uri(output)))
     except StorageError as error:
