@@ -18,7 +18,7 @@ help: ## list the targets
 venv: $(VENV)/.ready $(VENV)/.ready-test $(VENV)/.ready-lint ## set up everything: to run, to test, to check
 
 test: $(VENV)/.ready-test ## run the tests; pass options as PYTEST_ARGS='-k scene -x'
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
 
 fuzz: $(VENV)/.ready-test ## mutated files against every decoder; options as FUZZ_ARGS='--files 10000 --seed 1'
 	$(BIN)/python -m tests.fuzz $(FUZZ_ARGS)

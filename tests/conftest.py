@@ -14,6 +14,10 @@ from tests.s3_server import BUCKET, environment, s3_server
 # limits should not depend on that. Set here, before Ray is imported, for this process and those it starts.
 os.environ.setdefault("RAY_worker_niceness", "0")
 
+# Where test processes run side by side, each has a core; torch reads this when it is imported.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 @pytest.fixture(scope="session")
 def s3_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
