@@ -11,6 +11,7 @@ import typer
 
 from jobs.bench_piebench import piebench
 from jobs.exits import DONE, exits
+from jobs.options import read_config
 
 bench = typer.Typer(help="Measure quality and speed on the catalogue's held-out scenes.", no_args_is_help=True)
 bench.command()(piebench)
@@ -96,6 +97,27 @@ def speed(
                 fixed=model in RANDOM_MODELS,
                 say=lambda line: typer.echo(line, err=True),
             )
+        _write(json_file, report.as_json())
+        typer.echo(report.table())
+        return DONE
+
+    exits(measure)
+
+
+@bench.command("pipeline")
+def feed(
+    images: Annotated[int, typer.Option(min=1, help="photographs, each with four edits")] = 64,
+    preset: Annotated[str, typer.Option(help="settings by one name: fast, balanced or best")] = "balanced",
+    batch_size: Annotated[int, typer.Option(min=1, help="images that the engine is given together")] = 16,
+    model: _Model = None,
+    json_file: _Json = None,
+) -> None:
+    """Where the time of a whole job goes, how busy its engine is, and what the job costs beyond the bare engine."""
+
+    def measure() -> int:
+        from pipeline.bench.feed import measure_feed
+
+        report = measure_feed(images, read_config(None, {"preset": preset, "batch-size": batch_size, "model": model}))
         _write(json_file, report.as_json())
         typer.echo(report.table())
         return DONE

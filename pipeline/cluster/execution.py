@@ -60,13 +60,7 @@ def _run(plan: Plan, history: History, fence: Fence, counts: Counts, on_progress
     # The precision enters the keys, so it is settled before any key is made.
     config = plan.config.model_copy(update={"dtype": plan.config.dtype or resources.dtype})
     plan = dataclasses.replace(plan, config=config)
-    committed = Committed(
-        committed_inversions(plan.artifacts),
-        committed_artifact_rows(plan.artifacts),
-        committed_edits(plan.output),
-        history,
-    )
-    fetch = Fetch(config, Asking(plan.prompts), plan.fingerprint, committed)
+    fetch = fetch_of(plan, history)
     identity = Identity(plan.fingerprint, version("relatent"))
     publish = Publish(config, identity, history, fence)
     metrics.count(counts)
@@ -75,6 +69,21 @@ def _run(plan: Plan, history: History, fence: Fence, counts: Counts, on_progress
         counts += outcome
         on_progress(counts)
     return counts
+
+
+def fetch_of(plan: Plan, history: History) -> Fetch:
+    """The first stage of a plan, which knows what the output holds now.
+
+    Raises:
+        StorageError: the output cannot be read.
+    """
+    committed = Committed(
+        committed_inversions(plan.artifacts),
+        committed_artifact_rows(plan.artifacts),
+        committed_edits(plan.output),
+        history,
+    )
+    return Fetch(plan.config, Asking(plan.prompts), plan.fingerprint, committed)
 
 
 def _record_refusals(plan: Plan, history: History, fence: Fence) -> Counts:

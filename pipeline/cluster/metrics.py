@@ -15,6 +15,7 @@ from typing import Final, Literal
 
 from ray.util.metrics import Counter, Gauge
 
+from pipeline.cluster import spans
 from pipeline.io.transfers import transfers
 from pipeline.planning import Counts
 from pipeline.stages.rows import Made
@@ -44,11 +45,11 @@ def count(counts: Counts) -> None:
 @contextmanager
 def stage(name: Stage) -> Iterator[None]:
     """Report the time that the context lasts, and the bytes that this process moves meanwhile."""
-    began, before = time.perf_counter(), transfers()
+    began, before = time.time(), transfers()
     try:
         yield
     finally:
-        _add("relatent_seconds_total", time.perf_counter() - began, stage=name)
+        _spend(name, began, time.time())
         for direction, total in transfers().items():
             _add("relatent_bytes_total", total - before[direction], direction=direction)
 
@@ -62,18 +63,18 @@ class Busy:
 
     def over(self, parts: Iterator[list[Made]]) -> Iterator[list[Made]]:
         """Pass on the parts of a batch: its inversions, then edits. What happens to a part meanwhile is no work."""
-        began = time.perf_counter()
+        began = time.time()
         self._began = began if self._began is None else self._began
         name: Stage = "invert"
         for part in parts:
-            now = time.perf_counter()
+            now = time.time()
             self._worked += now - began
-            _add("relatent_seconds_total", now - began, stage=name)
+            _spend(name, began, now)
             _busy_share().set(self._worked / (now - self._began))
             if name == "invert":
                 _add("relatent_iterations_total", sum(map(_iterations, part)))
             yield part
-            began, name = time.perf_counter(), "edit"
+            began, name = time.time(), "edit"
 
 
 def _iterations(row: Made) -> int:
@@ -81,6 +82,11 @@ def _iterations(row: Made) -> int:
     if row["inversion"] is None or row["reused"]:
         return 0
     return int(json.loads(row["inversion"])["iterations"])
+
+
+def _spend(name: Stage, began: float, ended: float) -> None:
+    _add("relatent_seconds_total", ended - began, stage=name)
+    spans.add(name, began, ended)
 
 
 def _add(name: str, value: float, **labels: str) -> None:

@@ -1,0 +1,1 @@
+"""Benchmarks of the job as a whole."""

@@ -1,0 +1,193 @@
+"""How well the job feeds its engine: the real Ray job over photographs, and the bare engine over the same ones."""
+
+from __future__ import annotations
+
+import csv
+import io
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import ray
+import torch
+import yaml
+
+from pipeline.cluster import spans
+from pipeline.cluster.execution import execute, fetch_of
+from pipeline.cluster.session import Resources, connect
+from pipeline.cluster.spans import Span
+from pipeline.cluster.tables import asked_table
+from pipeline.config import JobConfig
+from pipeline.io.images import encode_png
+from pipeline.io.storage import write_bytes
+from pipeline.models.assembly import load_backbone
+from pipeline.planning import Plan, read_plan
+from pipeline.quality.speed.machine import describe
+from pipeline.quality.speed.photographs import EDITS, Photograph, photographs
+from pipeline.stages.engine import Engine
+from pipeline.stages.history import History
+
+_OF_THE_ENGINE: Final = frozenset({"invert", "edit"})
+_SIDES: Final = 4  # photographs are as much larger than what the model works at, as real ones are
+_FILES: Final = {"images": "images.csv", "prompts": "prompts.yaml", "output": "out"}
+
+
+@dataclass(frozen=True, slots=True)
+class FeedReport:
+    """Where the time of a job goes.
+
+    Attributes:
+        startup_s: seconds until the engine's first batch, by what takes them, in order; `model` loads meanwhile.
+        job_s: seconds of the whole job, from reading its plan to its record.
+        engine_s: seconds of the bare engine: one process, the photographs at hand, nothing written.
+        stages: seconds that processes worked, by stage; they overlap.
+        busy_share: the engine's work, as a share of the time from its first batch to the end of its last.
+        overhead: what the job took beyond its start and the bare engine, as a share of the latter.
+    """
+
+    machine: str
+    model: str
+    preset: str
+    images: int
+    edits: int
+    startup_s: Mapping[str, float]
+    job_s: float
+    engine_s: float
+    stages: Mapping[str, float]
+    busy_share: float
+    overhead: float
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def table(self) -> str:
+        """The figures as Markdown."""
+        startup = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in self.startup_s.items())
+        return "\n".join(
+            [
+                f"{self.machine}; {self.preset}: {self.images} images, {self.edits} edits",
+                "",
+                "| stage | seconds at work |",
+                "|---|---|",
+                *(f"| {name} | {seconds:.2f} |" for name, seconds in self.stages.items()),
+                "",
+                f"start-up: {startup}",
+                f"engine busy {self.busy_share:.1%} of the time from its first batch to its last",
+                f"job {self.job_s:.1f} s, bare engine {self.engine_s:.1f} s: {self.overhead:+.1%} beside the start-up",
+            ]
+        )
+
+
+def measure_feed(images: int, config: JobConfig) -> FeedReport:
+    """Run both over so many photographs, the job first, each loading the model for itself.
+
+    Raises:
+        JobError: the model cannot be loaded.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        loaded = load_backbone(config.model)
+        photos = photographs(images, _SIDES * loaded.side)
+        config = _written(photos, Path(folder), config)
+        job = _run_job(config, Path(folder) / "spans")
+        engine_s = _run_engine(job.plan, job.resources)
+    first = min(span.began for span in job.spans if span.stage in _OF_THE_ENGINE)
+    startup_s = {
+        "plan": job.planned - job.began,
+        "ray": job.connected - job.planned,
+        "first batch": first - job.connected,
+    }
+    job_s = job.ended - job.began
+    return FeedReport(
+        machine=describe(loaded.device, loaded.dtype),
+        model=loaded.fingerprint,
+        preset=config.preset,
+        images=images,
+        edits=job.plan.edits,
+        startup_s=startup_s,
+        job_s=job_s,
+        engine_s=engine_s,
+        stages=_by_stage(job.spans),
+        busy_share=_busy_share(job.spans),
+        overhead=(job_s - sum(startup_s.values())) / engine_s - 1,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """A job that was run, and when, by the wall clock."""
+
+    plan: Plan
+    resources: Resources
+    spans: Sequence[Span]
+    began: float
+    planned: float
+    connected: float
+    ended: float
+
+
+def _run_job(config: JobConfig, noted: Path) -> _Job:
+    noted.mkdir()
+    with spans.noted(noted):
+        began = time.time()
+        plan = read_plan("run", config)
+        planned = time.time()
+        resources = connect(config)
+        connected = time.time()
+        try:
+            counts = execute(plan, lambda _: None)
+        finally:
+            ray.shutdown()
+        ended = time.time()
+    assert counts.inverted == len(plan.images), counts
+    assert counts.edited == plan.edits, counts
+    return _Job(plan, resources, spans.read(noted), began, planned, connected, ended)
+
+
+def _run_engine(plan: Plan, resources: Resources) -> float:
+    """Seconds of one engine over what a first run fetches, with the cores that an actor has."""
+    config = plan.config.model_copy(update={"dtype": resources.dtype, "output": f"{plan.output}-of-nobody"})
+    asked = asked_table(plan.images, of_artifacts=False).to_pylist()
+    rows = fetch_of(replace(plan, config=config), History())(asked)
+    if not resources.num_gpus:
+        torch.set_num_threads(resources.num_cpus)
+    engine = Engine.loaded(config, resources.device)
+    began = time.perf_counter()
+    for start in range(0, len(rows), config.batch_size):
+        for _ in engine(rows[start : start + config.batch_size]):
+            pass
+    return time.perf_counter() - began
+
+
+def _by_stage(noted: Sequence[Span]) -> dict[str, float]:
+    seconds: dict[str, float] = {}
+    for span in noted:
+        seconds[span.stage] = seconds.get(span.stage, 0.0) + span.seconds
+    return seconds
+
+
+def _busy_share(noted: Sequence[Span]) -> float:
+    """Of all engine processes, each over its own time."""
+    engines: dict[int, list[Span]] = {}
+    for span in noted:
+        if span.stage in _OF_THE_ENGINE:
+            engines.setdefault(span.process, []).append(span)
+    worked = sum(span.seconds for work in engines.values() for span in work)
+    return worked / sum(work[-1].ended - work[0].began for work in engines.values())
+
+
+def _written(photos: Sequence[Photograph], folder: Path, config: JobConfig) -> JobConfig:
+    """Write photographs and manifests into a folder, and return the job over them."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("image_id", "image_uri", "source_prompt", *EDITS))
+    for i, photo in enumerate(photos):
+        write_bytes(str(folder / "photographs" / f"{i}.png"), encode_png(photo.pixels, None, None))
+        writer.writerow((str(i), f"photographs/{i}.png", photo.source_prompt, *photo.prompts))
+    prompts = [{"edit_id": kind, "prompt": f"{{{kind}}}"} for kind in EDITS]
+    write_bytes(str(folder / "images.csv"), text.getvalue().encode())
+    write_bytes(str(folder / "prompts.yaml"), yaml.safe_dump(prompts).encode())
+    named = {name: str(folder / file) for name, file in _FILES.items()}
+    return config.model_copy(update=named)
