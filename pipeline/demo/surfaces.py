@@ -24,9 +24,8 @@ _PAINT: Final = {
     "white": (0.80, 0.80, 0.78),
     "black": (0.02, 0.02, 0.022),
 }
-# Stripes and dots have one paint, whatever the object's colour, so that a change of colour changes that colour
-# alone. It stands out from all eight: at least 100 of 255 levels of sRGB, as a distance.
-_SECOND_PAINT: Final = (0.40, 0.36, 0.30)
+_SECOND_PAINT: Final = (0.82, 0.81, 0.78)
+_SECOND_PAINT_ON_WHITE: Final = (0.12, 0.12, 0.13)
 _DOTS_PER_UNIT: Final = 4.4
 
 
@@ -64,11 +63,14 @@ def paint(colour: str, pattern: str, p: Tensor, normal: Tensor, phases: Tensor, 
     first = (p.new_tensor(_PAINT[colour]) * jitter).clamp(max=0.9).expand(p.shape[0], 3)
     if pattern == "plain":
         return first
-    second = p.new_tensor(_SECOND_PAINT).expand_as(first)
+    second = p.new_tensor(_SECOND_PAINT_ON_WHITE if colour == "white" else _SECOND_PAINT).expand_as(first)
     if pattern == "striped":
         # On a face seen from above, rings of equal height would vanish: stripes run across x there.
         along = torch.where(normal[:, 1].abs() > 0.8, p[:, 0], p[:, 1]) if flat_faced else p[:, 1]
         bands = torch.sin(2 * math.pi * (along * 3.8 + phases[1]))
+        # White bands stay white when a colour changes to white, or from it: the dark ones are where the colour was.
+        if colour == "white":
+            bands = -bands
         return _mix(first, second, _smoothstep(bands, -0.15, 0.15))
     u, v = _dot_coordinates(p, normal, flat_faced=flat_faced)
     v = v * _DOTS_PER_UNIT + phases[1]

@@ -9,6 +9,7 @@ import torch
 
 from pipeline.demo.render import Rendering, changed_mask, render
 from pipeline.demo.scene import BACKGROUNDS, MATERIALS, OBJECTS, PATTERNS, Scene, random_scene
+from pipeline.demo.surfaces import paint
 
 SIZE = 32
 
@@ -67,6 +68,18 @@ def test_an_edit_of_the_surface_stays_on_the_object(
     assert not (changed & ~near_object).any()
     edited = [scene for scene in scenes if scene.edited(**edit) != scene]
     assert sum(mask.any().item() for mask in changed) == len(edited)
+
+
+def test_white_stripes_stay_white_under_every_colour() -> None:
+    """From a colour to white, and back, the coloured bands change alone: light ones are in the same places."""
+    generator = torch.Generator().manual_seed(0)
+    p, phases = torch.rand(500, 3, generator=generator), torch.rand(16, generator=generator)
+    sideways = torch.tensor([0.0, 0.0, 1.0]).expand_as(p)
+    red, white = (paint(colour, "striped", p, sideways, phases, flat_faced=False)[:, 1] for colour in ("red", "white"))
+    coloured, plain = red < 0.05, red > 0.8
+    assert min(coloured.sum(), plain.sum()) > 150
+    assert white[plain].min() > 0.6
+    assert white[coloured].max() < 0.2
 
 
 def test_another_place_keeps_the_object_where_it_is(originals: tuple[list[Scene], Rendering]) -> None:
