@@ -259,7 +259,10 @@ def _reflected(background: str, direction: Tensor, light: Tensor, sharpness: flo
 def _shade_object(scene: Scene, setup: _Setup, distance: Distance, p: Tensor, direction: Tensor, index: int) -> Tensor:
     of_scene = torch.full((p.shape[0],), index, device=p.device)
     normal = _normals(distance, p, of_scene)
-    c, s = math.cos(setup.yaw), math.sin(setup.yaw)
+    # Round things show no pose: their pattern faces the camera. So a photograph tells where a prompt's pattern will be.
+    azimuth = float(torch.atan2(-setup.forward[0], -setup.forward[2]))
+    yaw = setup.yaw if scene.object in FLAT_FACED else azimuth
+    c, s = math.cos(yaw), math.sin(yaw)
     turn = p.new_tensor([[c, 0.0, -s], [0.0, 1.0, 0.0], [s, 0.0, c]])
     albedo = paint(
         scene.colour,

@@ -67,13 +67,13 @@ def paint(colour: str, pattern: str, p: Tensor, normal: Tensor, phases: Tensor, 
     if pattern == "striped":
         # On a face seen from above, rings of equal height would vanish: stripes run across x there.
         along = torch.where(normal[:, 1].abs() > 0.8, p[:, 0], p[:, 1]) if flat_faced else p[:, 1]
-        bands = torch.sin(2 * math.pi * (along * 3.8 + phases[1]))
+        bands = torch.sin(2 * math.pi * along * 3.8)
         # White bands stay white when a colour changes to white, or from it: the dark ones are where the colour was.
         if colour == "white":
             bands = -bands
         return _mix(first, second, _smoothstep(bands, -0.15, 0.15))
     u, v = _dot_coordinates(p, normal, flat_faced=flat_faced)
-    v = v * _DOTS_PER_UNIT + phases[1]
+    v = v * _DOTS_PER_UNIT
     u = u * _DOTS_PER_UNIT + 0.5 * (torch.floor(v) % 2)
     du, dv = u - torch.floor(u) - 0.5, v - torch.floor(v) - 0.5
     return _mix(second, first, _smoothstep(torch.hypot(du, dv), 0.24, 0.34))

@@ -82,6 +82,18 @@ def test_white_stripes_stay_white_under_every_colour() -> None:
     assert white[coloured].max() < 0.2
 
 
+@pytest.mark.parametrize("pattern", ["striped", "dotted"])
+def test_a_pattern_is_where_the_object_says(pattern: str) -> None:
+    """A seed makes paint brighter or darker; where the second one is does not depend on it."""
+    generator = torch.Generator().manual_seed(0)
+    p = torch.rand(500, 3, generator=generator)
+    sideways = torch.tensor([0.0, 0.0, 1.0]).expand_as(p)
+    seeds = torch.rand(2, 16, generator=generator)
+    light = [paint("red", pattern, p, sideways, phases, flat_faced=False)[:, 1] > 0.4 for phases in seeds]
+    assert 50 < light[0].sum() < 450
+    assert torch.equal(*light)
+
+
 def test_another_place_keeps_the_object_where_it_is(originals: tuple[list[Scene], Rendering]) -> None:
     """Editing the background keeps camera and pose: the object covers the same pixels."""
     scenes, before = originals
