@@ -238,15 +238,22 @@ def _deciding(images: Any, prompts: Iterable[PromptRow]) -> list[dict[str, Any]]
     return rows
 
 
-def remainder(plan: Plan) -> tuple[int, int]:
-    """How many images to invert and edits to make an output lacks; changed bytes or settings are not seen."""
+def remainder(plan: Plan) -> tuple[int, int, list[int]]:
+    """How many images to invert and edits to make an output lacks, and the numbers of the image rows that lack some.
+
+    Changed bytes or settings are not seen.
+    """
     inverted, edited = committed_slots(plan.output)
-    asking, images, edits = Asking(plan.prompts), len(plan.images), plan.edits
-    for columns in _deciding(plan.images, plan.prompts):
+    asking, lacking = Asking(plan.prompts), list[int]()
+    images = edits = 0
+    for at, columns in enumerate(_deciding(plan.images, plan.prompts)):
         there = edited.get(columns["image_id"], {})
-        images -= bool(there) or columns["image_id"] in inverted
-        edits -= asking.there(columns, there) if there else 0
-    return images, edits
+        to_invert = not there and columns["image_id"] not in inverted
+        to_edit = asking.count(columns) - (asking.there(columns, there) if there else 0)
+        images, edits = images + to_invert, edits + to_edit
+        if to_invert or to_edit:
+            lacking.append(at)
+    return images, edits, lacking
 
 
 def left(plan: Plan, counts: Counts) -> tuple[int, int] | None:

@@ -18,6 +18,7 @@ from pipeline.io.artifacts import write_rows
 from pipeline.io.layout import run_record_uri
 from pipeline.io.lease import Fence, held
 from pipeline.io.outcomes import committed_artifact_rows, committed_edits, committed_inversions, current_failures
+from pipeline.io.sources import remembered
 from pipeline.io.storage import write_bytes
 from pipeline.keys import sha256_hex
 from pipeline.planning import Asking, Counts, Plan, left
@@ -65,6 +66,7 @@ def _run(plan: Plan, history: History, fence: Fence, counts: Counts, on_progress
         committed_artifact_rows(plan.artifacts),
         committed_edits(plan.output),
         history,
+        remembered(plan.output),
     )
     fetch = Fetch(config, Asking(plan.prompts), plan.fingerprint, committed)
     identity = Identity(plan.fingerprint, version("relatent"))

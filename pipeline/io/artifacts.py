@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from pipeline.io import storage
 from pipeline.keys import artifact_row_key, content_key, sha256_hex
 
-Kind = Literal["inversions", "edits", "withdrawals", "failures"]
+Kind = Literal["inversions", "edits", "withdrawals", "failures", "sources"]
 
 # Before a user's column that has the name of one of ours.
 _CARRIED: Final = "carried_"
@@ -116,6 +116,18 @@ FAILURE_SCHEMA: Final = pa.schema(
     ]
 )
 
+# What a file that a manifest names held when it had this stamp: as long as it has it, nobody need read it to know.
+SOURCE_SCHEMA: Final = pa.schema(
+    [
+        _required("uri", pa.string()),
+        _required("size", pa.int64()),
+        _required("version", pa.string()),
+        _required("sha256", pa.string()),
+        _required("created_at", _TIME),
+        _FENCE,
+    ]
+)
+
 # A row of this code says that its image did not fail when it was looked at again, and so ends the failure before it.
 RECOVERED: Final = "recovered"
 
@@ -124,12 +136,14 @@ SCHEMAS: Final[Mapping[Kind, pa.Schema]] = {
     "edits": EDIT_SCHEMA,
     "withdrawals": WITHDRAWAL_SCHEMA,
     "failures": FAILURE_SCHEMA,
+    "sources": SOURCE_SCHEMA,
 }
 KEY_COLUMNS: Final[Mapping[Kind, str]] = {"inversions": "inversion_key", "edits": "edit_key"}
 # What a row without a key is, apart from when it was: a task that is run again overwrites its own file.
 _OTHER_IDENTITIES: Final[Mapping[Kind, Sequence[str]]] = {
     "withdrawals": ("image_id", "edit_id", "strength", "fence"),
     "failures": ("image_id", "edit_id", "strength", "code", "message", "attempts", "input_sha256", "fence"),
+    "sources": ("uri", "size", "version", "sha256"),
 }
 
 

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 # Before anything is written; written under another name; under its own name.
 MOMENTS: Final = ("before", "within", "after")
-TABLES: Final = ("withdrawals", "inversions", "edits", "failures")
+TABLES: Final = ("withdrawals", "inversions", "edits", "failures", "sources")
 PUBLISHED: Final = ("picture", *TABLES)
 # Every step of a commit, in one line each. A lease is created by one step; what is written to it later are its beats
 # and that it is released.

@@ -14,7 +14,7 @@ from pipeline.io.artifacts import write_rows
 from pipeline.io.images import encode_png
 from pipeline.io.outcomes import current_failures
 from pipeline.records import PromptRow
-from pipeline.stages import fetch
+from pipeline.stages import source
 from pipeline.stages.rows import Asked
 from tests.io.rows import failure_row
 from tests.small_job import table
@@ -50,7 +50,7 @@ def test_files_beyond_all_pictures_are_not_read(
     output: Path, photograph: Photograph, monkeypatch: pytest.MonkeyPatch, name: str, code: str
 ) -> None:
     """An object of more bytes than any allowed picture has costs its row, and no memory."""
-    monkeypatch.setattr(fetch, "_METADATA_BYTES", 100_000)
+    monkeypatch.setattr(source, "_METADATA_BYTES", 100_000)
     large = {**photograph("large", 50), name: str(output.parent / "large")}
     with (output.parent / "large").open("wb") as file:
         file.truncate(1 << 40)

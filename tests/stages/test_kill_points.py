@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import shutil
 import signal
 from collections.abc import Sequence
@@ -56,6 +57,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Asked], Re
     for name, data in photographs.items():
         if data is not None:
             (folder / name).write_bytes(data)
+            os.utime(folder / name, (0, 0))  # what has just been written is not remembered
     asked = [
         Asked(image_id=name, image_uri=str(folder / name), source_prompt="a photo", mask_uri=None)
         for name in photographs
