@@ -161,11 +161,9 @@ class Fetch:
 
     def _payloads(self, visit: Visit, mask: Source | None, *, invert: bool) -> Payloads:
         """What the engine and the compositing need: checked pictures, and the artifact where there is one."""
-        if invert or self._config.edit.composite == "full":
-            original = self._checked_original(visit)
-            photo = decode(original, self._config.max_pixels)
-        else:
-            original = photo = None
+        wanted = invert or self._config.edit.composite == "full"
+        original = self._checked_original(visit) if wanted else None
+        photo = None if original is None else decode(original, self._config.max_pixels)
         if mask is not None:
             self._check_mask(visit, mask, photo)
         frames = None if photo is None else photo.frames

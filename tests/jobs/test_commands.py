@@ -39,7 +39,7 @@ def job(tmp_path: Path, model: str) -> Mapping[str, Any]:
     return {"config": config, "images": images, "prompts": prompts, "output": tmp_path / "out"}
 
 
-@pytest.mark.parametrize("name", ["plan", "run", "invert", "edit", "status", "demo"])
+@pytest.mark.parametrize("name", ["plan", "run", "invert", "edit", "retry", "prune", "compact", "status", "demo"])
 def test_help_is_quick_and_says_what_a_command_does(name: str) -> None:
     """`--help` needs neither torch nor ray, and names the options with their meaning."""
     code = f"import sys, jobs.{name}; print(sorted({{'torch', 'ray'}} & set(sys.modules)))"
@@ -53,7 +53,7 @@ def test_help_is_quick_and_says_what_a_command_does(name: str) -> None:
 def test_relatent_has_all_commands() -> None:
     """The console script offers the same commands."""
     done = call("cli", "--help")
-    assert all(name in done.stdout for name in ("plan", "run", "invert", "edit", "status", "demo"))
+    assert all(name in done.stdout for name in ("plan", "run", "invert", "edit", "retry", "prune", "compact", "status"))
 
 
 @pytest.mark.parametrize(
@@ -185,6 +185,18 @@ def test_status_of_nothing_is_an_error(tmp_path: Path) -> None:
     done = call("status", str(tmp_path / "empty"))
     assert done.returncode == 2
     assert done.stderr.startswith("error: status:")
+
+
+@pytest.mark.parametrize("name", ["retry", "prune"])
+def test_what_goes_by_the_last_job_needs_one(tmp_path: Path, name: str) -> None:
+    """Without its record, or with one that cannot be read, there is one line that says so."""
+    done = call(name, str(tmp_path / "empty"))
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert done.stderr.startswith(f"error: {name}: expected a job's output, with a run.json; got none")
+    (tmp_path / "run.json").write_text("{}")
+    done = call(name, str(tmp_path))
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert "run.json: expected a job's record" in done.stderr
 
 
 def table_files(output: Path, kind: str) -> list[Path]:

@@ -69,7 +69,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Asked], Re
 
 
 # What `run.json` needs is a driver: see tests/cluster.
-@pytest.mark.parametrize("point", [point for point in KILL_POINTS if not point.endswith("run")])
+@pytest.mark.parametrize("point", [point for point in KILL_POINTS if not point.endswith(("start", "run"))])
 def test_a_kill_at_any_step_changes_nothing(point: str, processes: Any, job: Any, tmp_path: Path) -> None:
     """No row ever speaks of another picture, and the same job again gives what it gives undisturbed."""
     old, asked, undisturbed = job
