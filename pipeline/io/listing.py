@@ -16,8 +16,6 @@ from pipeline.io.storage import list_files, on, remove
 from pipeline.io.uris import canonical, join, scheme_of
 
 _THREADS: Final = 16
-# Removed between two looks at the lease.
-_TOGETHER: Final = 64
 _TEMPORARY: Final = re.compile(r"\.[0-9a-f]{32}\.tmp")
 
 
@@ -64,10 +62,13 @@ def remove_files(fence: Fence, uris: Sequence[str]) -> None:
         JobError: another run has taken over.
         StorageError: one could not be removed.
     """
+
+    def gone(uri: str) -> None:
+        fence.check()
+        remove(uri)
+
     with ThreadPoolExecutor(_THREADS) as pool:
-        for start in range(0, len(uris), _TOGETHER):
-            fence.check()
-            list(pool.map(remove, uris[start : start + _TOGETHER]))
+        list(pool.map(gone, uris))
 
 
 def remove_empty_folders(folder: str) -> None:

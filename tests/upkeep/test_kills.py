@@ -15,16 +15,15 @@ from pipeline.io.lease import held
 from pipeline.io.rewriting import merge_files
 from pipeline.upkeep.pruning import prune
 from pipeline.upkeep.wanted import Wanted
-from tests.kills.points import MOMENTS, REMOVALS, TABLES, arm, install, pending
+from tests.kills.points import MOMENTS, REMOVALS, arm, install, pending
 from tests.results import results
 from tests.upkeep.outputs import ASKED, LEFT, NEW, files_of, make, plan, rows, rows_of, run
 
-# Each step where a file of one table takes the places of others; for the other tables the step between two removals.
-OF_MERGING: Final = (*(f"{moment} edits" for moment in (*MOMENTS, *REMOVALS)), *(f"between {kind}" for kind in TABLES))
+# Each step where a file takes the places of others, which is the same for all tables; and steps between tables.
+OF_MERGING: Final = (*(f"{moment} edits" for moment in (*MOMENTS, *REMOVALS)), "between inversions")
 OF_PRUNING: Final = (
-    *(f"{moment} edits" for moment in (*MOMENTS, *REMOVALS)),
+    *("removing failures", "within edits", "between edits", "removing withdrawals", "removing inversions"),
     *(f"{moment} picture" for moment in REMOVALS),
-    *(f"removing {kind}" for kind in ("failures", "withdrawals", "inversions", "sources")),
 )
 
 
