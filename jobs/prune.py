@@ -29,7 +29,7 @@ def prune(
 
 def _prune(output: str, *, dry_run: bool) -> int:
     output = canonical(output)
-    record_of("prune", output)
+    record_of("prune", output).job(output)
     temporary = temporary_files(output)
     with nullcontext() if dry_run else held(output) as fence:
         record = record_of("prune", output)

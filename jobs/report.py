@@ -109,10 +109,9 @@ def retry_line(failures: Sequence[Mapping[str, Any]], *, insist: bool) -> str:
 def prune_lines(going: Sequence[Going], *, dry_run: bool) -> Iterator[str]:
     """What went, or would, of what there was."""
     go = "would go" if dry_run else "went"
-    for one in going:
-        if one.of:
-            yield f"{one.what}: {one.count} of {one.of} {go}" + (f", about {size(one.bytes)}" if one.count else "")
-    yield f"in all: about {size(sum(one.bytes for one in going))} {go}"
+    parts = [one for one in going if one.count]
+    yield from (f"{one.what}: {one.count} of {one.of} {go}, about {size(one.bytes)}" for one in parts)
+    yield f"in all: about {size(sum(one.bytes for one in parts))} {go}" if parts else f"nothing {go}"
 
 
 def _state(record: RunRecord | None, writer: Holder | None) -> str:

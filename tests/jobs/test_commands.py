@@ -187,18 +187,6 @@ def test_status_of_nothing_is_an_error(tmp_path: Path) -> None:
     assert done.stderr.startswith("error: status:")
 
 
-@pytest.mark.parametrize("name", ["retry", "prune"])
-def test_what_goes_by_the_last_job_needs_one(tmp_path: Path, name: str) -> None:
-    """Without its record, or with one that cannot be read, there is one line that says so."""
-    done = call(name, str(tmp_path / "empty"))
-    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
-    assert done.stderr.startswith(f"error: {name}: expected a job's output, with a run.json; got none")
-    (tmp_path / "run.json").write_text("{}")
-    done = call(name, str(tmp_path))
-    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
-    assert "run.json: expected a job's record" in done.stderr
-
-
 def table_files(output: Path, kind: str) -> list[Path]:
     """Committed files of a table."""
     return list((output / kind).glob("[!.]*.parquet"))
