@@ -79,7 +79,7 @@ def _wanted_failures(wanted: Wanted) -> tuple[Index, Keep]:
         and (
             (image_id, edit_id) in wanted.refused
             if code == "row_refused"
-            else wanted.image(image_id) and (edit_id is None or (image_id, edit_id, strength) in wanted.places)
+            else wanted.image(image_id) and (edit_id is None or wanted.edit((image_id, edit_id, strength)))
         )
     ]
     return index, index.chosen(kept)
@@ -100,7 +100,7 @@ def _wanted_edits(wanted: Wanted) -> tuple[Index, Keep]:
     withdrawn = read_index(wanted.plan.output, "withdrawals")
     places = _places(index)
     there = edits_there(index.rows, withdrawn.rows).tolist()
-    return index, index.chosen(at for at in there if places[at] in wanted.places)
+    return index, index.chosen(at for at in there if wanted.edit(places[at]))
 
 
 def _wanted_withdrawals(wanted: Wanted) -> tuple[Index, Keep]:

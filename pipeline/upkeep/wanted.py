@@ -23,15 +23,14 @@ class Wanted:
     """What a plan asks for.
 
     Attributes:
-        places: image id, edit id and strength of each edit.
         uris: images and masks.
         refused: ids of the manifest rows that it refuses, of images and of prompts.
     """
 
     plan: Plan
-    places: frozenset[Place]
     uris: frozenset[str]
     refused: frozenset[tuple[str, str | None]]
+    _places: frozenset[Place]
     _images: Mapping[str, Mapping[str, Any]]
     _sha256s: Mapping[str, str]
 
@@ -53,9 +52,9 @@ class Wanted:
         uris = {uri for row in images.values() for uri in (row["image_uri"], row["mask_uri"]) if uri}
         return cls(
             plan=plan,
-            places=frozenset(places),
             uris=frozenset(uris),
             refused=frozenset(refused_ids(plan, refusal) for refusal in plan.refusals),
+            _places=frozenset(places),
             _images=images,
             _sha256s=remembered(plan.output).recall(row["image_uri"] for row in images.values()),
         )
@@ -64,8 +63,17 @@ class Wanted:
         """Whether an image is asked for."""
         return image_id in self._images
 
+    def edit(self, place: Place) -> bool:
+        """Whether an edit of this image, id and strength is asked for; `invert` has no say in which are."""
+        return self.image(place[0]) if self.plan.command == "invert" else place in self._places
+
     def artifact(self, key: str, image_id: str, image_sha256: str) -> bool:
-        """Whether the job would use an artifact: its settings say so, and the image's bytes if they are known."""
+        """Whether the job would use an artifact: its settings say so, and the image's bytes if they are known.
+
+        A job that works from another output's artifacts has no say in this one's.
+        """
+        if self.plan.artifacts != self.plan.output:
+            return True
         row = self._images.get(image_id)
         if row is None:
             return False

@@ -14,6 +14,7 @@ from pipeline.config import JobConfig
 from pipeline.errors import RowError
 from pipeline.io.artifacts import SCHEMAS, identities
 from pipeline.io.rewriting import read_index
+from pipeline.io.run_record import Command
 from pipeline.io.storage import list_files
 from pipeline.planning import Plan
 from pipeline.records import PromptRow
@@ -65,10 +66,10 @@ def make(folder: Path) -> Path:
     return folder / "out"
 
 
-def plan(output: Path, asked: Sequence[Asked], prompts: Sequence[PromptRow]) -> Plan:
+def plan(output: Path, asked: Sequence[Asked], prompts: Sequence[PromptRow], command: Command = "run") -> Plan:
     """The plan of such a run."""
     config = JobConfig(output=str(output), dtype="float32")
-    return Plan("run", config, pa.Table.from_pylist(list(asked)), tuple(prompts), (), FINGERPRINT, edits=0)
+    return Plan(command, config, pa.Table.from_pylist(list(asked)), tuple(prompts), (), FINGERPRINT, edits=0)
 
 
 def rows_of(output: Path) -> dict[str, Counter[str]]:

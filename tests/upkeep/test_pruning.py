@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -61,13 +63,24 @@ def test_images_that_are_no_longer_named_go(output: Path, tmp_path: Path) -> Non
     assert all(count == 1 for counts in rows_of(output).values() for count in counts.values())
 
 
+def test_a_job_has_no_say_in_what_it_does_not_make(output: Path, tmp_path: Path) -> None:
+    """After `invert` the images that it names keep their edits; `edit` from other artifacts leaves these alone."""
+    invert = Wanted.by(plan(output, rows(tmp_path / "in", LEFT), (), "invert"))
+    going = {one.what: (one.count, one.of) for one in to_prune(invert, {})}
+    assert (going["edits"], going["pictures"], going["artifacts"]) == ((9, 15), (3, 9), (1, 3))
+    edit = plan(output, rows(tmp_path / "in", LEFT), NEW, "edit")
+    elsewhere = replace(edit, config=edit.config.model_copy(update={"inversions": "/elsewhere"}))
+    assert next(one for one in to_prune(Wanted.by(elsewhere), {}) if one.what == "artifacts").count == 0
+
+
 def test_an_artifact_of_bytes_that_are_gone_goes(output: Path, tmp_path: Path) -> None:
     """A photograph was replaced and inverted again: the artifact of the earlier one is of no use."""
     (tmp_path / "in" / "a").write_bytes((tmp_path / "in" / "b").read_bytes())
     run(output, rows(tmp_path / "in", ASKED), NEW)
     assert pruned(output, ASKED)["artifacts"] == (0, 4)  # what has just been written is not remembered
-    (tmp_path / "in" / "a").touch()
+    os.utime(tmp_path / "in" / "a", (1, 1))
     run(output, rows(tmp_path / "in", ASKED), NEW)
+    assert pruned(output, ASKED)["artifacts"] == (1, 4)
 
 
 def test_leftovers_of_killed_runs_go(output: Path) -> None:
