@@ -21,7 +21,7 @@ from tests.small_job import SETTINGS, photograph, write_inputs
 # Steps of those who publish: the same task goes on after each, in another process.
 OF_WORKERS = ("within inversions self", "before edits actor", "after edits self")
 # Steps at which the driver dies, each in a run of its own over what the one before left.
-OF_THE_DRIVER = ("within start self", "after inversions driver", "within run self")
+OF_THE_DRIVER = ("after inversions driver", "within run self")
 
 
 @pytest.fixture(scope="module")

@@ -39,7 +39,7 @@ def job(tmp_path: Path, model: str) -> Mapping[str, Any]:
     return {"config": config, "images": images, "prompts": prompts, "output": tmp_path / "out"}
 
 
-@pytest.mark.parametrize("name", ["plan", "run", "invert", "edit", "retry", "prune", "compact", "status", "demo"])
+@pytest.mark.parametrize("name", ["plan", "run", "invert", "edit", "prune", "status", "demo"])
 def test_help_is_quick_and_says_what_a_command_does(name: str) -> None:
     """`--help` needs neither torch nor ray, and names the options with their meaning."""
     code = f"import sys, jobs.{name}; print(sorted({{'torch', 'ray'}} & set(sys.modules)))"

@@ -96,6 +96,7 @@ class Job:
         self.editor = editor
         self.prompts = prompts
         self.config = JobConfig(**config)
+        self.insist = False
 
     def fetch(self, asked: Sequence[Asked]) -> list[Any]:
         committed = Committed(
@@ -108,7 +109,7 @@ class Job:
         return Fetch(self.config, Asking(self.prompts), FINGERPRINT, committed)(asked)
 
     def history(self) -> History:
-        return History(current_failures(self.output))
+        return History(current_failures(self.output), insist=self.insist)
 
     def run(self, asked: Sequence[Asked]) -> Any:
         """Fetch, engine and publish once over; the counts of all rows."""

@@ -72,6 +72,21 @@ def test_permanent_failures_stand_while_their_input_is_unchanged(output: Path, p
     assert (counts.inverted, counts.edited, counts.failures) == (1, 3, 0)
 
 
+def test_failures_for_good_are_tried_again_where_that_is_insisted(output: Path, photograph: Photograph) -> None:
+    """An image and an edit that fail once more count their attempts; what then succeeds has not failed."""
+    bad = photograph("bad")
+    Path(bad["image_uri"]).write_bytes(b"not an image")
+    editor = StandInEditor({"a blue photo": RowError("non_finite", "NaN")})
+    job = Job(output, editor, [BLUE])
+    job.insist = True
+    for attempts in (1, 2):
+        job.run([photograph("a"), bad])
+        assert {row["attempts"] for row in current_failures(str(output))} == {attempts}
+    editor.fails_on.clear()
+    assert job.run([photograph("a"), bad]).edited == 3
+    assert [row["image_id"] for row in current_failures(str(output))] == ["bad"]
+
+
 def test_retryable_failures_are_tried_once_more(output: Path, photograph: Photograph) -> None:
     """A missing object is looked for again, and the failure counts its attempts."""
     bad = photograph("bad")
