@@ -5,10 +5,13 @@ from __future__ import annotations
 import typer
 
 from jobs.bench import bench
+from jobs.compact import compact
 from jobs.demo import demo
 from jobs.edit import edit
 from jobs.invert import invert
 from jobs.plan import plan
+from jobs.prune import prune
+from jobs.retry import retry
 from jobs.run import run
 from jobs.status import status
 
@@ -19,7 +22,7 @@ relatent = typer.Typer(
     add_completion=False,
     pretty_exceptions_show_locals=False,
 )
-for _command in (plan, run, invert, edit, status, demo):
+for _command in (plan, run, invert, edit, retry, status, prune, compact, demo):
     relatent.command()(_command)
 relatent.add_typer(bench, name="bench")
 

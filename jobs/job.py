@@ -10,15 +10,16 @@ from jobs.progress import progress
 from jobs.report import closing_lines, empty_lines, refusal_lines
 from pipeline.config import JobConfig
 from pipeline.errors import JobError
+from pipeline.io.run_record import Command, RunRecord, read_record
 from pipeline.io.storage import StorageError, check_writable
-from pipeline.planning import Command, Counts, Plan, left, read_plan
+from pipeline.planning import Counts, Plan, left, read_plan
 
 
-def run_job(command: Command, config: JobConfig) -> int:
-    """Do what is missing of a job, and return its exit code."""
+def run_job(command: Command, config: JobConfig, *, insist: bool = False) -> int:
+    """Do what is missing of a job, and return its exit code; `insist` tries again what failed for good, too."""
     with json_lines(config):
         plan = started(command, config)
-        counts = finish(plan)
+        counts = finish(plan, insist=insist)
     if left(plan, counts):
         return INTERRUPTED  # by its budget
     return SOME_FAILED if counts.failures else DONE
@@ -40,7 +41,7 @@ def started(command: Command, config: JobConfig) -> Plan:
     return plan
 
 
-def finish(plan: Plan) -> Counts:
+def finish(plan: Plan, *, insist: bool = False) -> Counts:
     """Execute a plan under a progress display, and report.
 
     Raises:
@@ -54,8 +55,20 @@ def finish(plan: Plan) -> Counts:
 
     tell_started(plan)
     with progress(plan) as on_progress:
-        counts = execute(plan, on_progress)
+        counts = execute(plan, on_progress, insist=insist)
     tell_counts("out of budget" if left(plan, counts) else "finished", counts)
     for line in closing_lines(plan, counts):
         Console().print(line, markup=False, highlight=False, soft_wrap=True)
     return counts
+
+
+def record_of(command: str, output: str) -> RunRecord:
+    """The record of an output's last run, for a command that goes by it.
+
+    Raises:
+        JobError: there is none.
+    """
+    record = read_record(output)
+    if record is None:
+        raise JobError(f"{command}: expected a job's output, with a run.json; got none at {output}")
+    return record

@@ -7,9 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from pipeline.estimate import Estimate
+from pipeline.io.lease import Holder
 from pipeline.io.outcomes import Summary
+from pipeline.io.run_record import RunRecord
 from pipeline.planning import Counts, Plan, escalation_work_of, left, work_of
 from pipeline.records import Refusal
+from pipeline.upkeep.pruning import Going
 
 _SHOWN_REFUSALS: Final = 20
 
@@ -81,14 +84,10 @@ def _reads(rest: Estimate) -> str:
     return told + (f"; {reads.missing} of {reads.looked_at} looked at are not there" if reads.missing else "")
 
 
-def status_lines(output: str, there: Summary, record: Mapping[str, Any] | None) -> Iterator[str]:
+def status_lines(output: str, there: Summary, record: RunRecord | None, writer: Holder | None) -> Iterator[str]:
     """How far an output is, how fast it went, and what failed."""
     yield f"output: {output}"
-    if record is None:
-        yield "state: not finished; the same command does the rest"
-    else:
-        counts = record["counts"]
-        yield f"state: {record['command']} finished over {counts['images']} images and {counts['edits']} edits"
+    yield f"state: {_state(record, writer)}"
     yield f"done: {there.inversions} inversions, {there.edits} edits"
     if there.escalated:
         yield f"escalated: {there.escalated} of {there.inversions} images fell short under the job's own settings"
@@ -97,6 +96,33 @@ def status_lines(output: str, there: Summary, record: Mapping[str, Any] | None) 
         yield f"speed: {duration(there.seconds)} of model time, {each:.2f} s per result"
     yield f"failed: {sum(there.failures.values())}"
     yield from (f"failed: {code} × {count}" for code, count in sorted(there.failures.items()))
+
+
+def retry_line(failures: Sequence[Mapping[str, Any]], *, insist: bool) -> str:
+    """How many of the failures there are will be tried again; a refused manifest row is read again in any case."""
+    for_good = sum(not row["retryable"] for row in failures)
+    tried = len(failures) if insist else len(failures) - for_good
+    rest = f"; {for_good} failed for good, and --all insists" if for_good and not insist else ""
+    return f"retry: {tried} of {len(failures)} failures are tried again{rest}"
+
+
+def prune_lines(going: Sequence[Going], *, dry_run: bool) -> Iterator[str]:
+    """What went, or would, of what there was."""
+    go = "would go" if dry_run else "went"
+    parts = [one for one in going if one.count]
+    yield from (f"{one.what}: {one.count} of {one.of} {go}, about {size(one.bytes)}" for one in parts)
+    yield f"in all: about {size(sum(one.bytes for one in parts))} {go}" if parts else f"nothing {go}"
+
+
+def _state(record: RunRecord | None, writer: Holder | None) -> str:
+    if record is None:
+        return "not finished; the same command does the rest"
+    asked = f"{record.images} images and {record.edits} edits"
+    if record.finished:
+        return f"{record.command} finished over {asked}"
+    if writer is not None:
+        return f"{record.command} over {asked} under way ({writer})"
+    return f"{record.command} over {asked} not finished; `relatent retry`, or the same command, does the rest"
 
 
 def duration(seconds: float) -> str:

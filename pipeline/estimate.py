@@ -11,6 +11,7 @@ from pipeline.errors import RowError
 from pipeline.io.outcomes import Summary
 from pipeline.io.selection import applies, columns_named, filled_in
 from pipeline.io.sizes import Bytes, bytes_of, bytes_per_result
+from pipeline.io.sources import remembered_uris
 from pipeline.planning import Plan, work_of
 from pipeline.records import PromptRow
 
@@ -25,7 +26,7 @@ class Estimate:
         images, edits: how many are to be inverted and made.
         distinct_images: image URIs, each once.
         distinct_prompts: target prompts with columns filled in, each once.
-        reads: the originals of all images that are asked for: a run reads each, to know whether it has changed.
+        reads: the originals of images that lack something, and of those that the output remembers nothing of.
         writes: bytes; None before something has been measured.
         seconds: of the model, on one actor; None before something has been measured.
         gpus: that one actor holds; 0 without.
@@ -46,21 +47,23 @@ class Estimate:
         return None if self.seconds is None else self.seconds * (self.gpus or 1) / _SECONDS_PER_HOUR
 
 
-def estimated(plan: Plan, there: Summary, images: int, edits: int) -> Estimate:
-    """Estimate what is left of a plan: so many images to invert and edits to make.
+def estimated(plan: Plan, there: Summary, images: int, edits: int, lacking: Sequence[int]) -> Estimate:
+    """Estimate what is left of a plan: so many images to invert and edits to make, and whose image rows they are.
 
     Raises:
         StorageError: the storage does not answer.
     """
-    uris = plan.images["image_uri"].unique().to_pylist()
+    uris = plan.images["image_uri"].to_pylist()
+    known = remembered_uris(plan.output)
+    read = {uris[at] for at in lacking}.union(uri for uri in uris if uri not in known)
     per_inversion, per_picture = bytes_per_result(plan.output, there.inversions)
     gpus = plan.config.num_gpus
     return Estimate(
         images=images,
         edits=edits,
-        distinct_images=len(uris),
+        distinct_images=len(set(uris)),
         distinct_prompts=len(distinct_prompts(plan)),
-        reads=bytes_of(uris),
+        reads=bytes_of(sorted(read)),
         writes=_total((images, per_inversion), (edits, per_picture)),
         seconds=_seconds(plan, there, images, edits),
         # A cluster is not asked before there is something to run on it: one with GPUs gives each actor one.

@@ -6,7 +6,7 @@ import dataclasses
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from pipeline.config import JobConfig
 from pipeline.cost import edit_cost, inversion_cost
@@ -24,6 +24,7 @@ from pipeline.io.manifest import (
 )
 from pipeline.io.outcomes import committed_slots
 from pipeline.io.reuse import checked_again, inverted_images
+from pipeline.io.run_record import Command
 from pipeline.io.sampling import chosen_rows
 from pipeline.io.selection import filled_in
 from pipeline.io.uris import canonical
@@ -33,7 +34,6 @@ from pipeline.records import Edit, ImageRow, PromptRow, Refusal
 from pipeline.settings import Controls, EditSettings
 from pipeline.words import absent
 
-Command = Literal["run", "invert", "edit"]
 _NEEDED: Final[Mapping[Command, tuple[str, ...]]] = {
     "run": ("images", "prompts", "output"),
     "invert": ("images", "output"),
@@ -75,6 +75,10 @@ class Asking:
             for strength in prompt.strengths
             if (prompt.edit_id, strength) in committed
         )
+
+    def places(self, columns: Mapping[str, Any]) -> list[tuple[str, float]]:
+        """Edit id and strength of each, those that cannot be filled in among them."""
+        return [(prompt.edit_id, strength) for prompt in self._applying(columns) for strength in prompt.strengths]
 
     def _applying(self, columns: Mapping[str, Any]) -> list[PromptRow]:
         return [prompt for prompt in self._about(columns["image_id"]) if applies(prompt, columns)]
@@ -226,11 +230,11 @@ def _count(images: Any, prompts: Sequence[PromptRow]) -> int:
     elsewhere = [row for row in prompts if row.image_id is not None or row.where is not None]
     count = len(images) * sum(len(row.strengths) for row in everywhere)
     if elsewhere:
-        count += sum(map(Asking(elsewhere).count, _deciding(images, elsewhere)))
+        count += sum(map(Asking(elsewhere).count, deciding(images, elsewhere)))
     return count
 
 
-def _deciding(images: Any, prompts: Iterable[PromptRow]) -> list[dict[str, Any]]:
+def deciding(images: Any, prompts: Iterable[PromptRow]) -> list[dict[str, Any]]:
     """The columns of each image that decide which prompts apply to it, and what they say."""
     named = {name for row in prompts for delta in row.deltas for name in columns_named(delta.prompt)}
     columns = {"image_id", *named, *(name for row in prompts for name in row.where or {})}
@@ -238,15 +242,28 @@ def _deciding(images: Any, prompts: Iterable[PromptRow]) -> list[dict[str, Any]]
     return rows
 
 
-def remainder(plan: Plan) -> tuple[int, int]:
-    """How many images to invert and edits to make an output lacks; changed bytes or settings are not seen."""
+def refused_ids(plan: Plan, refusal: Refusal) -> tuple[str, str | None]:
+    """Image id and edit id under which a refused manifest row is recorded as a failure: one of them is known."""
+    row_id = refusal.row_id or f"line {refusal.line}"
+    return ("", row_id) if refusal.file == plan.config.prompts else (row_id, None)
+
+
+def remainder(plan: Plan) -> tuple[int, int, list[int]]:
+    """How many images to invert and edits to make an output lacks, and the numbers of the image rows that lack some.
+
+    Changed bytes or settings are not seen.
+    """
     inverted, edited = committed_slots(plan.output)
-    asking, images, edits = Asking(plan.prompts), len(plan.images), plan.edits
-    for columns in _deciding(plan.images, plan.prompts):
+    asking, lacking = Asking(plan.prompts), list[int]()
+    images = edits = 0
+    for at, columns in enumerate(deciding(plan.images, plan.prompts)):
         there = edited.get(columns["image_id"], {})
-        images -= bool(there) or columns["image_id"] in inverted
-        edits -= asking.there(columns, there) if there else 0
-    return images, edits
+        to_invert = not there and columns["image_id"] not in inverted
+        to_edit = asking.count(columns) - (asking.there(columns, there) if there else 0)
+        images, edits = images + to_invert, edits + to_edit
+        if to_invert or to_edit:
+            lacking.append(at)
+    return images, edits, lacking
 
 
 def left(plan: Plan, counts: Counts) -> tuple[int, int] | None:

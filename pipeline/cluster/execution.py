@@ -3,55 +3,52 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import platform
 from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.metadata import version
-from typing import Any, Final
+from typing import Any
 
 from pipeline.cluster import metrics
 from pipeline.cluster.graph import outcomes
+from pipeline.cluster.record import record_end, record_start
 from pipeline.cluster.session import connect
 from pipeline.errors import CODES
 from pipeline.io.artifacts import write_rows
-from pipeline.io.layout import run_record_uri
 from pipeline.io.lease import Fence, held
 from pipeline.io.outcomes import committed_artifact_rows, committed_edits, committed_inversions, current_failures
-from pipeline.io.storage import write_bytes
+from pipeline.io.sources import remembered
 from pipeline.keys import sha256_hex
-from pipeline.planning import Asking, Counts, Plan, left
+from pipeline.planning import Asking, Counts, Plan, left, refused_ids
 from pipeline.records import Refusal
 from pipeline.stages.fetch import Committed, Fetch
 from pipeline.stages.history import History
 from pipeline.stages.publish import Identity, Publish
 
-_RECORDED: Final = ("relatent", "ray", "torch", "diffusers", "transformers", "pyarrow", "pillow", "numpy")
 
-
-def execute(plan: Plan, on_progress: Callable[[Counts], None]) -> Counts:
+def execute(plan: Plan, on_progress: Callable[[Counts], None], *, insist: bool = False) -> Counts:
     """Do what is missing, and record it, as the only run that writes there; less than that where a budget ends it.
 
     Args:
         plan: what is asked for.
         on_progress: called with the counts so far, whenever something was committed.
+        insist: try again what failed for good, too.
 
     Raises:
         JobError: another run is writing there, the model cannot be loaded, or there is no such cluster.
         StorageError: the output cannot be read or written.
     """
     with held(plan.output) as fence:
-        history = History(current_failures(plan.output))
-        counts = _record_refusals(plan, history, fence)
+        record_start(plan, fence)
+        failures = current_failures(plan.output)
+        counts = _record_refusals(plan, History(failures), fence)
         if len(plan.images):
-            counts = _run(plan, history, fence, counts, on_progress)
+            counts = _run(plan, History(failures, insist=insist), fence, counts, on_progress)
         rest = left(plan, counts)
         if rest and plan.config.budget_gpu_hours is not None and min(rest) >= 0:
-            return counts  # like an interrupted run, one that its budget ended has no record
+            return counts  # like an interrupted run's, its record does not say that it is finished
         assert counts.images == len(plan.images), f"images: planned {len(plan.images)}, accounted for {counts.images}"
         assert counts.edits == plan.edits, f"edits: planned {plan.edits}, accounted for {counts.edits}"
-        fence.check()
-        write_bytes(run_record_uri(plan.output), _record(plan, counts))
+        record_end(plan, fence, counts)
     return counts
 
 
@@ -82,6 +79,7 @@ def fetch_of(plan: Plan, history: History) -> Fetch:
         committed_artifact_rows(plan.artifacts),
         committed_edits(plan.output),
         history,
+        remembered(plan.output),
     )
     return Fetch(plan.config, Asking(plan.prompts), plan.fingerprint, committed)
 
@@ -96,11 +94,10 @@ def _record_refusals(plan: Plan, history: History, fence: Fence) -> Counts:
 
 
 def _refused(plan: Plan, refusal: Refusal) -> dict[str, Any]:
-    of_prompts = refusal.file == plan.config.prompts
-    row_id = refusal.row_id or f"line {refusal.line}"
+    image_id, edit_id = refused_ids(plan, refusal)
     return {
-        "image_id": "" if of_prompts else row_id,
-        "edit_id": row_id if of_prompts else None,
+        "image_id": image_id,
+        "edit_id": edit_id,
         "strength": None,
         "stage": CODES["row_refused"].stage,
         "code": "row_refused",
@@ -110,22 +107,3 @@ def _refused(plan: Plan, refusal: Refusal) -> dict[str, Any]:
         "input_sha256": sha256_hex(str(refusal).encode()),
         "created_at": datetime.now(UTC),
     }
-
-
-def _record(plan: Plan, counts: Counts) -> bytes:
-    """The text of run.json. It says what the output holds, not when: running again changes nothing."""
-    record = {
-        "command": plan.command,
-        "config": plan.config.model_dump(mode="json"),
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in _RECORDED}},
-        "model_fingerprint": plan.fingerprint,
-        "counts": {
-            "images": counts.images,
-            "images_failed": counts.images_failed,
-            "edits": counts.edits,
-            "edits_failed": counts.edits_failed,
-            "refused": len(plan.refusals),
-            "failures": counts.codes,
-        },
-    }
-    return (json.dumps(record, indent=2, sort_keys=True) + "\n").encode()

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from pipeline.io import storage
 from pipeline.keys import artifact_row_key, content_key, sha256_hex
 
-Kind = Literal["inversions", "edits", "withdrawals", "failures"]
+Kind = Literal["inversions", "edits", "withdrawals", "failures", "sources"]
 
 # Before a user's column that has the name of one of ours.
 _CARRIED: Final = "carried_"
@@ -116,6 +116,18 @@ FAILURE_SCHEMA: Final = pa.schema(
     ]
 )
 
+# What a file that a manifest names held when it had this stamp: as long as it has it, nobody need read it to know.
+SOURCE_SCHEMA: Final = pa.schema(
+    [
+        _required("uri", pa.string()),
+        _required("size", pa.int64()),
+        _required("version", pa.string()),
+        _required("sha256", pa.string()),
+        _required("created_at", _TIME),
+        _FENCE,
+    ]
+)
+
 # A row of this code says that its image did not fail when it was looked at again, and so ends the failure before it.
 RECOVERED: Final = "recovered"
 
@@ -124,12 +136,17 @@ SCHEMAS: Final[Mapping[Kind, pa.Schema]] = {
     "edits": EDIT_SCHEMA,
     "withdrawals": WITHDRAWAL_SCHEMA,
     "failures": FAILURE_SCHEMA,
+    "sources": SOURCE_SCHEMA,
 }
 KEY_COLUMNS: Final[Mapping[Kind, str]] = {"inversions": "inversion_key", "edits": "edit_key"}
-# What a row without a key is, apart from when it was: a task that is run again overwrites its own file.
-_OTHER_IDENTITIES: Final[Mapping[Kind, Sequence[str]]] = {
+# The columns that say what a row is, apart from when it was: a task that is run again overwrites its own file. With the
+# fence among them, a run that was taken over, and does not know it yet, does not overwrite a later one's rows.
+IDENTIFYING: Final[Mapping[Kind, Sequence[str]]] = {
+    "inversions": ("inversion_key", "image_id"),
+    "edits": ("edit_key", "fence"),
     "withdrawals": ("image_id", "edit_id", "strength", "fence"),
     "failures": ("image_id", "edit_id", "strength", "code", "message", "attempts", "input_sha256", "fence"),
+    "sources": ("uri", "size", "version", "sha256"),
 }
 
 
@@ -149,29 +166,42 @@ def write_rows(output: str, kind: Kind, rows: Sequence[Mapping[str, Any]]) -> st
         ValueError: a row lacks a required column or has an unknown one.
         StorageError: the file could not be written.
     """
-    if not rows:
-        return None
-    table = _table(kind, rows)
+    return write_table(output, kind, _table(kind, rows)) if rows else None
+
+
+def write_table(output: str, kind: Kind, table: pa.Table) -> str:
+    """Commit the rows of a table of this kind, of which there are some, as one Parquet file; its URI.
+
+    Raises:
+        StorageError: the file could not be written.
+    """
     buffer = io.BytesIO()
-    # One row group per inversion, so that reading one does not transfer its neighbours' tensors.
+    # One row group per inversion, so that reading one does not transfer its neighbours' tensors; and no statistics of
+    # these, which would be their first kilobytes once more.
     group = 1 if kind == "inversions" else None
-    pq.write_table(table, buffer, compression="zstd", row_group_size=group)
-    uri = storage.join(output, kind, f"{_name(kind, rows)}.parquet")
+    measured = [name for name in table.column_names if name != "tensors"]
+    pq.write_table(table, buffer, compression="zstd", row_group_size=group, write_statistics=measured)
+    uri = storage.join(output, kind, f"{_name(identities(kind, table))}.parquet")
     storage.write_bytes(uri, buffer.getvalue())
     return uri
 
 
-def _name(kind: Kind, rows: Sequence[Mapping[str, Any]]) -> str:
-    return sha256_hex(json.dumps(sorted(_identity(kind, row) for row in rows)).encode())[:32]
+def identities(kind: Kind, table: pa.Table) -> list[str]:
+    """What each row is, apart from when it was made: the same row again has the same one."""
+    columns = [table[name].to_pylist() for name in IDENTIFYING[kind]]
+    return [_identity(kind, dict(zip(IDENTIFYING[kind], values, strict=True))) for values in zip(*columns, strict=True)]
+
+
+def _name(of_rows: list[str]) -> str:
+    return sha256_hex(json.dumps(sorted(of_rows)).encode())[:32]
 
 
 def _identity(kind: Kind, row: Mapping[str, Any]) -> str:
-    if kind in _OTHER_IDENTITIES:
-        return content_key({name: row.get(name) for name in _OTHER_IDENTITIES[kind]})
     if kind == "inversions":
         return artifact_row_key(row["inversion_key"], row["image_id"])
-    # A run that was taken over, and does not know it yet, must not overwrite a later one's rows.
-    return f"{row['edit_key']} {row.get('fence')}"
+    if kind == "edits":
+        return f"{row['edit_key']} {row['fence']}"
+    return content_key(row)
 
 
 def _table(kind: Kind, rows: Sequence[Mapping[str, Any]]) -> pa.Table:

@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -28,6 +28,8 @@ BEAT_SECONDS: Final = 5.0
 # Without a sign of life for so long, a holder counts as gone. Storage outages of 45 seconds have been seen to pass.
 PATIENCE_SECONDS: Final = 60.0
 _LOOK_SECONDS: Final = 0.5
+_KEPT_DAYS: Final = 30
+_SINCE: Final = "%Y-%m-%d %H:%M:%S UTC"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +106,39 @@ def held(output: str) -> Iterator[Fence]:
             write_bytes(lease_uri(output, fence.token), _text(dataclasses.replace(mine, released=True)))
 
 
+def writer(output: str) -> Holder | None:
+    """Who writes into an output, as far as one look tells: a holder that was killed on another machine looks alive.
+
+    Raises:
+        StorageError: the storage does not answer.
+    """
+    latest = _latest(output)
+    seen = None if latest is None else _holder(output, latest)
+    return None if seen is None or seen.released or _is_dead(seen) else seen
+
+
+def outdated_leases(output: str) -> list[str]:
+    """Leases that nobody can still be fenced off by, by any doubt: a month old, and not the newest.
+
+    Whoever was taken over finds the next lease for as long; one that has slept for longer does not look before it
+    writes the one thing that it had in hand in any case.
+
+    Raises:
+        StorageError: the storage does not answer.
+    """
+    earlier = sorted(_tokens(output))[:-1]
+    before = datetime.now(UTC) - timedelta(days=_KEPT_DAYS)
+    holders = {token: _holder(output, token) for token in earlier}
+    return [lease_uri(output, token) for token, holder in holders.items() if holder and _began(holder, before) < before]
+
+
+def _began(holder: Holder, unknown: datetime) -> datetime:
+    try:
+        return datetime.strptime(holder.since, _SINCE).replace(tzinfo=UTC)
+    except ValueError:
+        return unknown
+
+
 def _acquire(output: str) -> tuple[Fence, Holder]:
     mine = _myself()
     while True:
@@ -154,8 +189,12 @@ def _wait_until_over(output: str, token: int) -> None:
 
 
 def _latest(output: str) -> int | None:
+    return max(_tokens(output), default=None)
+
+
+def _tokens(output: str) -> list[int]:
     stems = (PurePosixPath(uri).stem for uri in list_files(leases_uri(output), ".json"))
-    return max((int(stem) for stem in stems if stem.isdecimal()), default=None)
+    return [int(stem) for stem in stems if stem.isdecimal()]
 
 
 def _holder(output: str, token: int) -> Holder | None:
@@ -173,7 +212,7 @@ def _text(holder: Holder) -> bytes:
 
 
 def _myself() -> Holder:
-    now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    now = datetime.now(UTC).strftime(_SINCE)
     started = _start_of(os.getpid()) or ""
     return Holder(uuid.uuid4().hex, socket.gethostname(), os.getpid(), now, _machine(), started)
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pipeline.errors import RowError
 from pipeline.io import storage
 from pipeline.io.artifacts import FAILURE_SCHEMA, KEY_COLUMNS, RECOVERED, Kind
-from pipeline.io.rows_read import AGE, FILE, IDENTITY, current_rows, read_rows
+from pipeline.io.rows_read import AGE, FILE, IDENTITY, ROW, current_rows, read_rows
 from pipeline.keys import artifact_row_key
 
 
@@ -26,16 +26,18 @@ from pipeline.keys import artifact_row_key
 class KeyIndex:
     """The committed keys of one table and the file that holds each.
 
-    64 bytes a key, in two arrays that workers can share without copying.
+    72 bytes a key, in three arrays that workers can share without copying.
 
     Attributes:
         keys: sorted, one of each, dtype S64.
         file_numbers: index into `files`, per key.
+        row_numbers: which row of its file each is.
         files: URIs.
     """
 
     keys: NDArray[np.bytes_]
     file_numbers: NDArray[np.int32]
+    row_numbers: NDArray[np.int32]
     files: tuple[str, ...]
 
     def __len__(self) -> int:
@@ -44,8 +46,8 @@ class KeyIndex:
     def __contains__(self, key: object) -> bool:
         return isinstance(key, str) and self._find(key) is not None
 
-    def file_of(self, key: str) -> str:
-        """URI of a file that holds the key.
+    def place_of(self, key: str) -> tuple[str, int]:
+        """URI of a file that holds the key, and which of its rows does.
 
         Raises:
             KeyError: it is not committed.
@@ -53,7 +55,7 @@ class KeyIndex:
         at = self._find(key)
         if at is None:
             raise KeyError(key)
-        return self.files[int(self.file_numbers[at])]
+        return self.files[int(self.file_numbers[at])], int(self.row_numbers[at])
 
     def _find(self, key: str) -> int | None:
         at = int(np.searchsorted(self.keys, np.bytes_(key.encode())))
@@ -116,10 +118,12 @@ def committed_edits(output: str) -> EditIndex:
     return EditIndex(*_index(table, "edits"), np.sort(np.fromiter(places, np.uint64, len(table))))
 
 
-def _index(current: pa.Table, kind: Kind) -> tuple[NDArray[np.bytes_], NDArray[np.int32], tuple[str, ...]]:
-    files = current[FILE].combine_chunks()
+def _index(
+    current: pa.Table, kind: Kind
+) -> tuple[NDArray[np.bytes_], NDArray[np.int32], NDArray[np.int32], tuple[str, ...]]:
+    files, rows = current[FILE].combine_chunks(), current[ROW].to_numpy()
     keys, first = np.unique(np.array(current[KEY_COLUMNS[kind]].to_pylist(), dtype="S64"), return_index=True)
-    return keys, files.indices.to_numpy()[first], tuple(files.dictionary.to_pylist())
+    return keys, files.indices.to_numpy()[first], rows[first].astype(np.int32), tuple(files.dictionary.to_pylist())
 
 
 def read_inversion(index: KeyIndex, key: str) -> dict[str, Any]:
@@ -129,18 +133,17 @@ def read_inversion(index: KeyIndex, key: str) -> dict[str, Any]:
         KeyError: the key is not in the index.
         RowError: artifact_unreadable.
     """
-    uri = index.file_of(key)
+    uri, at = index.place_of(key)
 
     def read(file: BinaryIO) -> dict[str, Any] | None:
-        with pq.ParquetFile(file) as parquet:
-            keys = parquet.read(columns=["inversion_key"]).column(0).to_pylist()
-            return _row(parquet, keys.index(key)) if key in keys else None
+        with pq.ParquetFile(file, pre_buffer=True) as parquet:
+            return _row(parquet, at) if at < parquet.metadata.num_rows else None
 
     try:
         row = storage.read_part(uri, read)
     except (storage.StorageError, pa.ArrowException, OSError) as error:
         raise RowError("artifact_unreadable", f"inversion {key[:12]}… in {uri}: {error}") from error
-    if row is None:
+    if row is None or row["inversion_key"] != key:
         raise RowError("artifact_unreadable", f"inversion {key[:12]}…: no longer in {uri}")
     return row
 
@@ -159,7 +162,7 @@ def current_failures(output: str) -> list[dict[str, Any]]:
     A later output of the same image, edit and strength ends an edit's failure. Anything later of the same
     image ends the image's own. `attempts` is what the row says, or the number of its rows if that is more.
     """
-    table = read_rows(output, "failures", FAILURE_SCHEMA.names).drop_columns(FILE)
+    table = read_rows(output, "failures", FAILURE_SCHEMA.names).drop_columns([FILE, ROW])
     rows = sorted(table.to_pylist(), key=_age)
     failed = [row for row in rows if row["code"] != RECOVERED]
     latest = {_slot(row): row for row in failed}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import BinaryIO, Final
 
 import pyarrow as pa
@@ -15,12 +14,11 @@ from pipeline.errors import JobError
 from pipeline.io import storage
 from pipeline.io.artifacts import INVERSION_SCHEMA, users_name
 from pipeline.io.image_manifest import ImageManifest
-from pipeline.io.rows_read import newest
-from pipeline.io.uris import UriRefusedError, canonical, check_allowed, join
+from pipeline.io.rows_read import newest, read_files
+from pipeline.io.uris import UriRefusedError, canonical, check_allowed
 from pipeline.io.validation import InvalidRowError, check_id
 from pipeline.records import Refusal
 
-_READERS: Final = 16
 _KEPT: Final = ("image_id", "image_uri", "source_prompt", "image_sha256", "inversion_key")
 
 
@@ -34,11 +32,9 @@ def inverted_images(output: str, model_fingerprint: str) -> pa.Table:
     Raises:
         JobError: there are no artifacts, or none of this model.
     """
-    files = storage.list_files(join(output, "inversions"), ".parquet")
+    files, tables = read_files(output, "inversions", lambda uri: storage.read_part(uri, _without_tensors))
     if not files:
         raise JobError(f"inversions {output}: expected inversions/*.parquet; got none")
-    with ThreadPoolExecutor(_READERS) as pool:
-        tables = list(pool.map(lambda uri: storage.read_part(uri, _without_tensors), files))
     table = pa.concat_tables([INVERSION_SCHEMA.empty_table(), *tables], promote_options="permissive")
     ours = table.filter(pc.equal(table["model_fingerprint"], model_fingerprint))
     if not len(ours):
@@ -70,7 +66,7 @@ def _models(table: pa.Table) -> Iterator[tuple[str, str]]:
 
 
 def _without_tensors(file: BinaryIO) -> pa.Table:
-    with pq.ParquetFile(file) as parquet:
+    with pq.ParquetFile(file, pre_buffer=True) as parquet:
         return parquet.read(columns=[name for name in parquet.schema_arrow.names if name != "tensors"])
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Final
+from typing import BinaryIO, Final
 
 import numpy as np
 import pyarrow as pa
@@ -25,39 +25,66 @@ IDENTITY: Final[Mapping[Kind, Sequence[str]]] = {
 }
 # What tells the newer row: the lease it was committed under (none before there were any), then its time.
 AGE: Final = ("fence", "created_at")
-# The column that `read_rows` adds.
+# The columns that `read_rows` adds.
 FILE: Final = "file"
+ROW: Final = "row"
+# How often a table is listed anew because a file of the last listing is gone: another took its place.
+_LISTINGS: Final = 5
 
 
 def read_rows(output: str, kind: Kind, columns: Collection[str]) -> pa.Table:
-    """Some columns of all rows of a table, and under `file` the URI of each row's file.
+    """Some columns of all rows of a table, and where each is: in `file` its file's URI, in `row` its number there.
 
     Raises:
         StorageError: a file is not readable as rows of this kind.
     """
     schema = pa.schema([field for field in SCHEMAS[kind] if field.name in columns])
-    files = storage.list_files(storage.join(output, kind), ".parquet")
-    with ThreadPoolExecutor(_READERS) as pool:
-        tables = list(pool.map(partial(_read_columns, kind=kind, schema=schema), files))
-    numbers = np.repeat(np.arange(len(files), dtype=np.int32), [len(table) for table in tables])
-    uris = pa.DictionaryArray.from_arrays(numbers, pa.array(files, pa.string()))
-    return pa.concat_tables([schema.empty_table(), *tables]).append_column(FILE, uris)
+    files, tables = read_files(output, kind, partial(_read_columns, kind=kind, schema=schema))
+    lengths = [len(table) for table in tables]
+    uris = pa.DictionaryArray.from_arrays(
+        np.repeat(np.arange(len(files), dtype=np.int32), lengths), pa.array(files, pa.string())
+    )
+    rows = np.concatenate([np.arange(0, dtype=np.int32), *(np.arange(length, dtype=np.int32) for length in lengths)])
+    table = pa.concat_tables([schema.empty_table(), *tables])
+    return table.append_column(FILE, uris).append_column(ROW, pa.array(rows))
+
+
+def read_files(output: str, kind: Kind, read: Callable[[str], pa.Table]) -> tuple[list[str], list[pa.Table]]:
+    """Read all files of a table, while others may take their places: the files, and what was read of each.
+
+    Raises:
+        StorageError: one cannot be read.
+    """
+    for left in reversed(range(_LISTINGS)):
+        files = storage.list_files(storage.join(output, kind), ".parquet")
+        try:
+            with ThreadPoolExecutor(_READERS) as pool:
+                return files, list(pool.map(read, files))
+        except storage.StorageError as error:
+            if not (error.missing and left):
+                raise
+    raise AssertionError
 
 
 def current_rows(output: str, kind: Kind, *columns: str) -> pa.Table:
     """The row of each artifact or picture that is there: the newest of it, unless it was withdrawn since.
 
     Returns:
-        The table's key, what a row is of, its age, the columns that are asked for, and `file`.
+        The table's key, what a row is of, its age, the columns that are asked for, `file` and `row`.
     """
-    key = KEY_COLUMNS[kind]
-    table = read_rows(output, kind, {key, *IDENTITY[kind], *AGE, *columns})
+    table = read_rows(output, kind, {KEY_COLUMNS[kind], *IDENTITY[kind], *AGE, *columns})
     if kind == "edits":
-        # A withdrawal is a newer row without a key.
-        withdrawn = read_rows(output, "withdrawals", WITHDRAWAL_SCHEMA.names)
-        table = pa.concat_tables([table, withdrawn], promote_options="default")
-    current = table.take(newest(table, kind, IDENTITY[kind]))
-    return current.filter(pc.is_valid(current[key]))
+        return table.take(edits_there(table, read_rows(output, "withdrawals", WITHDRAWAL_SCHEMA.names)))
+    return table.take(newest(table, kind, IDENTITY[kind]))
+
+
+def edits_there(edits: pa.Table, withdrawn: pa.Table) -> NDArray[np.uint64]:
+    """Numbers of the edits whose pictures are there: the newest in its place, and not withdrawn since."""
+    columns = [*IDENTITY["edits"], *AGE]
+    # A withdrawal is a newer row without a key.
+    rows = [edits.select([*columns, KEY_COLUMNS["edits"]]), withdrawn.select(columns)]
+    latest = newest(pa.concat_tables(rows, promote_options="default"), "edits", IDENTITY["edits"])
+    return latest[latest < len(edits)]
 
 
 def newest(table: pa.Table, kind: Kind, of: Sequence[str]) -> NDArray[np.uint64]:
@@ -71,7 +98,7 @@ def newest(table: pa.Table, kind: Kind, of: Sequence[str]) -> NDArray[np.uint64]
 
 def _read_columns(uri: str, kind: Kind, schema: pa.Schema) -> pa.Table:
     try:
-        table = storage.read_part(uri, lambda file: pq.ParquetFile(file).read(columns=schema.names))
+        table = storage.read_part(uri, lambda file: _some_columns(file, schema.names))
         for field in schema:  # one that an earlier version did not write
             if field.nullable and field.name not in table.column_names:
                 table = table.append_column(field, pa.nulls(len(table), field.type))
@@ -80,3 +107,9 @@ def _read_columns(uri: str, kind: Kind, schema: pa.Schema) -> pa.Table:
         raise storage.StorageError(
             f"{uri}: not a readable {kind} file ({' '.join(str(error).split())[:200]})"
         ) from error
+
+
+def _some_columns(file: BinaryIO, names: list[str]) -> pa.Table:
+    # Otherwise each column of each row group is a request of its own.
+    with pq.ParquetFile(file, pre_buffer=True) as parquet:
+        return parquet.read(columns=names)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import shutil
-import uuid
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +12,7 @@ import fsspec
 from fsspec import AbstractFileSystem
 
 from pipeline.errors import RelatentError
+from pipeline.io.local_files import create_file, replace_file
 from pipeline.io.retries import STORAGE_ERRORS, one_line, with_retries
 from pipeline.io.transfers import transferred
 from pipeline.io.uris import canonical, check_allowed, join, parent, resolve, scheme_of
@@ -24,19 +22,20 @@ __all__ = [
     "TooLargeError",
     "check_allowed",
     "check_writable",
-    "copy_folder",
     "create_bytes",
     "exists",
-    "folder_version",
     "folds_case",
     "glob",
     "is_folder",
     "join",
     "list_files",
+    "on",
     "parent",
     "read_bytes",
     "read_if_there",
     "read_part",
+    "read_within",
+    "remove",
     "resolve",
     "size",
     "write_bytes",
@@ -68,21 +67,35 @@ def read_bytes(uri: str, limit: int | None = None) -> bytes:
         TooLargeError: it has more than `limit` bytes.
         StorageError: it is not there (`missing`), is not a file, or the storage does not answer.
     """
+    if limit is not None:
+        return read_part(uri, lambda file: read_within(uri, file, limit))
 
     def read(fs: AbstractFileSystem, path: str) -> bytes:
-        # A manifest may name /dev/zero or a pipe, whose reading never ends.
-        if scheme_of(uri) == "" and Path(path).exists() and not Path(path).is_file():
-            raise IsADirectoryError("expected a regular file")
-        if limit is None:
-            return bytes(fs.cat_file(path))
-        with fs.open(path, "rb", cache_type="none") as file:
-            return bytes(file.read(limit + 1))
+        _check_regular(uri, path)
+        return bytes(fs.cat_file(path))
 
-    data = _on(uri, read)
-    if limit is not None and len(data) > limit:
+    data = on(uri, read)
+    transferred("in", len(data))
+    return data
+
+
+def read_within(uri: str, file: BinaryIO, limit: int) -> bytes:
+    """The whole content of an open file, as `read_bytes` reads it.
+
+    Raises:
+        TooLargeError: it has more than `limit` bytes.
+    """
+    data = bytes(file.read(limit + 1))
+    if len(data) > limit:
         raise TooLargeError(f"{uri}: expected at most {limit} bytes")
     transferred("in", len(data))
     return data
+
+
+def _check_regular(uri: str, path: str) -> None:
+    # A manifest may name /dev/zero or a pipe, whose reading never ends.
+    if scheme_of(uri) == "" and Path(path).exists() and not Path(path).is_file():
+        raise IsADirectoryError("expected a regular file")
 
 
 def read_if_there(uri: str) -> bytes | None:
@@ -94,7 +107,7 @@ def read_if_there(uri: str) -> bytes | None:
     # Otherwise s3fs first asks for the size, and lists what it does not find.
     options = {"max_concurrency": 1} if scheme_of(uri) == "s3" else {}
     try:
-        return _on(uri, lambda fs, path: bytes(fs.cat_file(path, **options)))
+        return on(uri, lambda fs, path: bytes(fs.cat_file(path, **options)))
     except StorageError as error:
         if error.missing:
             return None
@@ -109,11 +122,12 @@ def read_part(uri: str, read: Callable[[BinaryIO], _T]) -> _T:
     """
 
     def opened(fs: AbstractFileSystem, path: str) -> _T:
+        _check_regular(uri, path)
         # Read-ahead would fetch 50 MiB around a Parquet footer.
         with fs.open(path, "rb", cache_type="none") as file:
             return read(file)
 
-    return _on(uri, opened)
+    return on(uri, opened)
 
 
 def write_bytes(uri: str, data: bytes) -> None:
@@ -127,11 +141,11 @@ def write_bytes(uri: str, data: bytes) -> None:
 
     def write(fs: AbstractFileSystem, path: str) -> None:
         if scheme_of(uri) == "":
-            _replace_file(Path(path), data)
+            replace_file(Path(path), data)
         else:
             fs.pipe_file(path, data)
 
-    _on(uri, write)
+    on(uri, write)
     transferred("out", len(data))
 
 
@@ -148,7 +162,7 @@ def create_bytes(uri: str, data: bytes) -> bool:
     def create(fs: AbstractFileSystem, path: str) -> bool:
         try:
             if scheme_of(uri) == "":
-                _create_file(Path(path), data)
+                create_file(Path(path), data)
             else:
                 fs.pipe_file(path, data, mode="create")
         except OSError as error:
@@ -157,52 +171,13 @@ def create_bytes(uri: str, data: bytes) -> bool:
             raise
         return True
 
-    return _on(uri, create)
-
-
-def _create_file(path: Path, data: bytes) -> None:
-    _make_folder(path.parent)
-    with path.open("xb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    _sync_folder(path.parent)
+    return on(uri, create)
 
 
 def _is_refused(error: OSError) -> bool:
     """Whether a store refused a conditional write; s3fs does not translate every store's answer."""
     response = getattr(error.__cause__, "response", None) or {}
     return response.get("Error", {}).get("Code") in {"PreconditionFailed", "ConditionalRequestConflict"}
-
-
-def _replace_file(path: Path, data: bytes) -> None:
-    _make_folder(path.parent)
-    temporary = path.parent / f".{uuid.uuid4().hex}.tmp"
-    try:
-        with temporary.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        _sync_folder(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _make_folder(folder: Path) -> None:
-    if not folder.is_dir():
-        _make_folder(folder.parent)
-        folder.mkdir(exist_ok=True)
-        _sync_folder(folder.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Let the names in a folder survive a crash of the machine, not only the files' contents."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def check_writable(folder: str) -> None:
@@ -215,12 +190,25 @@ def check_writable(folder: str) -> None:
     write_bytes(probe, b"")
     # Who may write need not be allowed to delete, and another job may have been quicker.
     with suppress(StorageError):
-        _on(probe, lambda fs, path: fs.rm_file(path))
+        remove(probe)
+
+
+def remove(uri: str) -> None:
+    """Remove a file or object; that there is none is no error.
+
+    Raises:
+        StorageError: it could not be removed.
+    """
+    try:
+        on(uri, lambda fs, path: fs.rm_file(path))
+    except StorageError as error:
+        if not error.missing:
+            raise
 
 
 def exists(uri: str) -> bool:
     """Whether there is a file, object or folder."""
-    return _on(uri, lambda fs, path: bool(fs.exists(path)))
+    return on(uri, lambda fs, path: bool(fs.exists(path)))
 
 
 def folds_case(folder: str) -> bool:
@@ -238,7 +226,7 @@ def folds_case(folder: str) -> bool:
 
 def is_folder(uri: str) -> bool:
     """Whether there is a folder, or on object storage any key below this prefix."""
-    return _on(uri, lambda fs, path: bool(fs.isdir(path)))
+    return on(uri, lambda fs, path: bool(fs.isdir(path)))
 
 
 def size(uri: str) -> int:
@@ -247,7 +235,7 @@ def size(uri: str) -> int:
     Raises:
         StorageError: it is not there (`missing`), or the storage does not answer.
     """
-    return _on(uri, lambda fs, path: int(fs.size(path)))
+    return on(uri, lambda fs, path: int(fs.size(path)))
 
 
 def list_files(folder: str, suffix: str = "") -> list[str]:
@@ -262,7 +250,7 @@ def list_files(folder: str, suffix: str = "") -> list[str]:
             return []
 
     scheme = scheme_of(folder)
-    return sorted(_uri(scheme, path) for path in _on(folder, found) if path.endswith(suffix))
+    return sorted(_uri(scheme, path) for path in on(folder, found) if path.endswith(suffix))
 
 
 def _walk(folder: str) -> list[str]:
@@ -282,65 +270,15 @@ def glob(pattern: str) -> list[str]:
         return [name for name, entry in entries.items() if entry["type"] == "file"]
 
     scheme = scheme_of(pattern)
-    return sorted(_uri(scheme, path) for path in _on(pattern, matched))
+    return sorted(_uri(scheme, path) for path in on(pattern, matched))
 
 
-def folder_version(folder: str) -> str:
-    """A short text that changes whenever a file below a folder is added, removed or replaced, without reading any.
-
-    Raises:
-        StorageError: nothing is there, or the storage does not answer.
-    """
-
-    def listed(fs: AbstractFileSystem, path: str) -> list[tuple[str, Any, str]]:
-        entries: Mapping[str, Mapping[str, Any]] = fs.find(path, detail=True)
-        stamps = ("ETag", "mtime", "created")
-        return sorted((name, e["size"], str([e.get(stamp) for stamp in stamps])) for name, e in entries.items())
-
-    found = _on(folder, listed)
-    if not found:
-        raise StorageError(f"{folder}: no files below this folder", missing=True)
-    return hashlib.sha256(repr(found).encode()).hexdigest()[:24]
-
-
-def copy_folder(uri: str, destination: Path) -> None:
-    """Copy all files below a folder to a local one, which appears only when it is complete.
+def on(uri: str, action: Callable[[AbstractFileSystem, str], _T]) -> _T:
+    """Run an action on the file system and path of a URI, trying again what may pass.
 
     Raises:
-        StorageError: nothing is there, a key would climb out of `destination`, or the transfer failed.
+        StorageError: it failed.
     """
-    files = list_files(uri)
-    if not files:
-        raise StorageError(f"{uri}: no files below this folder", missing=True)
-    root = canonical(uri).rstrip("/") + "/"
-    partial = destination.parent / f".{destination.name}.{uuid.uuid4().hex}.partial"
-    try:
-        for file in files:
-            name = file.removeprefix(root)
-            if {"", ".", ".."} & set(name.split("/")):
-                raise StorageError(f"{file}: the name climbs out of its folder")
-            _copy_file(file, partial / name)
-        _publish_folder(partial, destination)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _copy_file(uri: str, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    _on(uri, lambda fs, path: fs.get_file(path, str(target)))
-
-
-def _publish_folder(partial: Path, destination: Path) -> None:
-    try:
-        partial.rename(destination)
-    except OSError as error:
-        # Another process was quicker: both copies are the same.
-        if not destination.is_dir():
-            raise StorageError(f"{destination}: {error.strerror}") from error
-
-
-def _on(uri: str, action: Callable[[AbstractFileSystem, str], _T]) -> _T:
-    """Run an action on the file system and path of a URI."""
     fs, path = _locate(uri)
     try:
         return with_retries(uri, lambda: action(fs, path))

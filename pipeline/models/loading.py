@@ -50,7 +50,8 @@ def _resolved(what: str, name: str, index: str) -> Path:
 
 def _copied(what: str, uri: str, index: str) -> Path:
     # The storage module is imported here alone: local models need none of it.
-    from pipeline.io.storage import StorageError, copy_folder, folder_version
+    from pipeline.io.folders import copy_folder, folder_version
+    from pipeline.io.storage import StorageError
 
     try:
         target = _CACHE / hashlib.sha256(uri.rstrip("/").encode()).hexdigest()[:24] / folder_version(uri)

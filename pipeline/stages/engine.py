@@ -178,6 +178,7 @@ class Engine:
             reused=0,
             kept=0,
             failures=dump(failures),
+            seen="[]",
         )
 
 

@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
-from typing import Final, Literal
+from dataclasses import asdict, dataclass
+from typing import Final
 
 from pipeline.config import JobConfig
 from pipeline.errors import RowError
 from pipeline.io.images import Photo, check_mask_shape, decode, decode_mask
 from pipeline.io.outcomes import EditIndex, KeyIndex, read_inversion
-from pipeline.io.storage import StorageError, TooLargeError, read_bytes
-from pipeline.keys import artifact_row_key, content_key, edit_key, inversion_key, seed_of, sha256_hex
+from pipeline.io.sources import Memory
+from pipeline.keys import artifact_row_key, content_key, edit_key, inversion_key, seed_of
 from pipeline.planning import Asking
-from pipeline.records import Edit, Failure, ImageRow
+from pipeline.records import Edit
 from pipeline.settings import Controls
 from pipeline.stages.escalation import escalation_identity
 from pipeline.stages.history import History
-from pipeline.stages.rows import NOTHING, Asked, FailedRow, Fetched, Order, Payloads, dump, image_columns
+from pipeline.stages.rows import NOTHING, Asked, Fetched, Order, Payloads, dump, load_seen
+from pipeline.stages.source import OutdatedError, Source
+from pipeline.stages.visit import Visit
 
 _THREADS: Final = 16
-# A file of more than its largest picture without compression, and what describes it, is not read.
-_BYTES_PER_PIXEL: Final = 4
-_METADATA_BYTES: Final = 64 << 20
 _ARTIFACT_COLUMNS: Final = (
     "source_prompt",
     "settings",
@@ -47,45 +46,7 @@ class Committed:
     artifact_rows: frozenset[str]
     edits: EditIndex
     history: History
-
-
-@dataclass(slots=True)
-class _Visit:
-    """One image on its way through the stage, and what has been found out about it."""
-
-    row: Asked
-    image: ImageRow
-    asked: list[Edit] = field(default_factory=list)
-    failures: list[FailedRow] = field(default_factory=list)
-    image_sha256: str = ""
-    inversion_key: str = ""
-    tried: str | None = None  # identity of what the current step was given
-
-    def fail(self, error: Exception, edit: Edit | None = None, tried: str | None = None, edits: int = 1) -> None:
-        failure = Failure.of(error, self.image.image_id, edit)
-        self.failures.append(FailedRow(failure, self.image.image_uri, tried, edits))
-
-    def result(
-        self,
-        status: Literal["work", "done", "failed"],
-        orders: Sequence[Order] = (),
-        kept: int = 0,
-        payloads: Payloads = NOTHING,
-        *,
-        named: bool = False,
-    ) -> Fetched:
-        return Fetched(
-            **image_columns(self.row),
-            status=status,
-            image_sha256=self.image_sha256,
-            inversion_key=self.inversion_key,
-            **payloads,
-            named=named,
-            orders=dump(orders),
-            reused=int(status == "done"),
-            kept=kept,
-            failures=dump(self.failures),
-        )
+    sources: Memory
 
 
 class Fetch:
@@ -105,23 +66,26 @@ class Fetch:
         self._committed = committed
 
     def __call__(self, rows: Sequence[Asked]) -> list[Fetched]:
+        recalled = self._committed.sources.recall({uri for row in rows for uri in _deciding(row)})
         with ThreadPoolExecutor(_THREADS) as pool:
-            return self._with_done_rows_as_one(list(pool.map(self._fetch, rows)))
+            return self._with_done_rows_as_one(list(pool.map(lambda row: self._fetch(row, recalled), rows)))
 
-    def _fetch(self, row: Asked) -> Fetched:
-        visit = _Visit(row, _image(row))
+    def _fetch(self, row: Asked, recalled: Mapping[str, str]) -> Fetched:
+        visit = Visit.to(row, self._config.max_pixels, recalled)
         try:
             visit.asked, refused = self._asking.of(visit.image)
             for edit, error in refused:
                 visit.fail(error, edit)
             return self._follow(visit)
+        except OutdatedError:
+            return self._fetch(row, {})
         except Exception as error:  # noqa: BLE001 - whatever is wrong with a row costs that row
             visit.fail(error, tried=visit.tried, edits=len(visit.asked))
             return visit.result("failed")
 
-    def _follow(self, visit: _Visit) -> Fetched:
+    def _follow(self, visit: Visit) -> Fetched:
         """From an image's bytes to its keys to what is missing, stopping as soon as there is nothing to do."""
-        original = self._identify(visit)
+        self._identify(visit)
         self._stop_if_standing(visit, visit.inversion_key)
         mask = self._mask(visit)
         orders = [self._order(visit, edit, mask) for edit in visit.asked]
@@ -131,19 +95,18 @@ class Fetch:
         invert = visit.inversion_key not in self._committed.inversions
         named = artifact_row_key(visit.inversion_key, visit.image.image_id) in self._committed.artifact_rows
         work = bool(todo) or not named
-        payloads = self._payloads(visit, original, mask, invert=invert) if work else NOTHING
+        payloads = self._payloads(visit, mask, invert=invert) if work else NOTHING
         for order in missing:
             if order.key in standing:
                 visit.fail(standing[order.key], order.edit, order.key)
         return visit.result("work" if work else "done", todo, len(orders) - len(missing), payloads, named=named)
 
-    def _identify(self, visit: _Visit) -> bytes | None:
-        """Set the image's keys: those of its artifact, or those of its bytes, which are then returned."""
+    def _identify(self, visit: Visit) -> None:
+        """Set the image's keys: those of its artifact, or those of its bytes."""
         if "inversion_key" in visit.row:
             visit.image_sha256, visit.inversion_key = visit.row["image_sha256"], visit.row["inversion_key"]
-            return None
-        original = self._read(visit.image.image_uri, "image")
-        visit.image_sha256 = sha256_hex(original)
+            return
+        visit.image_sha256 = visit.original.sha256
         self._stop_if_standing(visit, visit.image_sha256)
         visit.inversion_key = inversion_key(
             image_sha256=visit.image_sha256,
@@ -154,15 +117,14 @@ class Fetch:
             max_side=self._config.max_side,
             dtype=self._config.dtype,
         )
-        return original
 
-    def _stop_if_standing(self, visit: _Visit, tried: str) -> None:
+    def _stop_if_standing(self, visit: Visit, tried: str) -> None:
         visit.tried = tried
         standing = self._committed.history.standing(tried, visit.image.image_id)
         if standing:
             raise standing
 
-    def _order(self, visit: _Visit, edit: Edit, mask: bytes | None) -> Order:
+    def _order(self, visit: Visit, edit: Edit, mask: Source | None) -> Order:
         settings = self._config.edit
         fitted = visit.row.get("fitted_scale", self._config.inversion.guidance_scale)
         controls = settings.controls(edit)
@@ -176,58 +138,45 @@ class Fetch:
             guidance_scale=None if edit.guidance_scale == fitted else edit.guidance_scale,
             **asdict(controls),
             seed=edit.seed if controls.variation else None,
-            mask_sha256=None if mask is None else sha256_hex(mask),
+            mask_sha256=None if mask is None else mask.sha256,
             settings=settings.model_dump(exclude=set(Controls.__slots__)),
         )
         seed = seed_of(key) if edit.seed is None else edit.seed
         replaces = self._committed.edits.in_place_of(key, visit.image.image_id, edit.edit_id, edit.strength)
         return Order(edit, key, seed if controls.variation else None, replaces)
 
-    def _is_there(self, visit: _Visit, order: Order) -> bool:
+    def _is_there(self, visit: Visit, order: Order) -> bool:
         """Whether the edit is committed. If another one failed in its place since, its picture may be gone."""
         edit = order.edit
         failed_since = self._committed.history.failed(visit.image.image_id, edit.edit_id, edit.strength)
         return order.key in self._committed.edits and not failed_since
 
-    def _standing(self, visit: _Visit, order: Order) -> RowError | None:
+    def _standing(self, visit: Visit, order: Order) -> RowError | None:
         """Why this very edit failed for good before; it then fails again without being tried."""
         edit = order.edit
         return self._committed.history.standing(order.key, visit.image.image_id, edit.edit_id, edit.strength)
 
-    def _mask(self, visit: _Visit) -> bytes | None:
-        uri = visit.image.mask_uri
-        if uri is None or not visit.asked or self._config.edit.mask == "none":
-            return None
-        return self._read(uri, "mask")
+    def _mask(self, visit: Visit) -> Source | None:
+        return None if not visit.asked or self._config.edit.mask == "none" else visit.mask
 
-    def _read(self, uri: str, kind: Literal["image", "mask"]) -> bytes:
-        try:
-            return read_bytes(uri, _BYTES_PER_PIXEL * self._config.max_pixels + _METADATA_BYTES)
-        except TooLargeError as error:
-            raise RowError("image_too_large" if kind == "image" else "mask_not_decodable", str(error)) from error
-        except StorageError as error:
-            raise RowError(f"{kind}_missing" if error.missing else "storage_unavailable", str(error)) from error
-
-    def _payloads(self, visit: _Visit, original: bytes | None, mask: bytes | None, *, invert: bool) -> Payloads:
+    def _payloads(self, visit: Visit, mask: Source | None, *, invert: bool) -> Payloads:
         """What the engine and the compositing need: checked pictures, and the artifact where there is one."""
-        if invert or self._config.edit.composite == "full":
-            original = self._checked_original(visit, original)
-            photo = decode(original, self._config.max_pixels)
-        else:
-            original = photo = None
+        wanted = invert or self._config.edit.composite == "full"
+        original = self._checked_original(visit) if wanted else None
+        photo = None if original is None else decode(original, self._config.max_pixels)
         if mask is not None:
             self._check_mask(visit, mask, photo)
         frames = None if photo is None else photo.frames
+        data = None if mask is None else mask.data
         if invert:
-            return Payloads(original=original, mask=mask, frames=frames, artifact=None, tensors=None)
+            return Payloads(original=original, mask=data, frames=frames, artifact=None, tensors=None)
         artifact = read_inversion(self._committed.inversions, visit.inversion_key)
         columns = json.dumps({name: artifact.get(name) for name in _ARTIFACT_COLUMNS})
-        return Payloads(original=original, mask=mask, frames=frames, artifact=columns, tensors=artifact["tensors"])
+        return Payloads(original=original, mask=data, frames=frames, artifact=columns, tensors=artifact["tensors"])
 
-    def _checked_original(self, visit: _Visit, original: bytes | None) -> bytes:
-        if original is None:
-            original = self._read(visit.image.image_uri, "image")
-        visit.tried = sha256_hex(original)
+    def _checked_original(self, visit: Visit) -> bytes:
+        original = visit.original.data
+        visit.tried = visit.original.sha256
         if visit.tried != visit.image_sha256:
             raise RowError(
                 "original_changed",
@@ -235,9 +184,9 @@ class Fetch:
             )
         return original
 
-    def _check_mask(self, visit: _Visit, mask: bytes, photo: Photo | None) -> None:
-        visit.tried = content_key({"image": visit.image_sha256, "mask": sha256_hex(mask)})
-        decoded = decode_mask(mask, self._config.max_pixels)
+    def _check_mask(self, visit: Visit, mask: Source, photo: Photo | None) -> None:
+        visit.tried = content_key({"image": visit.image_sha256, "mask": mask.sha256})
+        decoded = decode_mask(mask.data, self._config.max_pixels)
         if photo is not None:
             check_mask_shape(decoded, photo)
 
@@ -248,6 +197,8 @@ class Fetch:
         for row in idle[1:]:
             idle[0]["reused"] += row["reused"]
             idle[0]["kept"] += row["kept"]
+        if idle:
+            idle[0]["seen"] = dump([seen for row in idle for seen in load_seen(row["seen"])])
         return [*idle[:1], *others]
 
     def _is_idle(self, row: Fetched) -> bool:
@@ -255,11 +206,7 @@ class Fetch:
         return row["status"] == "done" and row["failures"] == dump([]) and not recovered
 
 
-def _image(row: Asked) -> ImageRow:
-    return ImageRow(
-        image_id=row["image_id"],
-        image_uri=row["image_uri"],
-        source_prompt=row["source_prompt"],
-        mask_uri=row["mask_uri"],
-        **row.get("carried", {}),
-    )
+def _deciding(row: Asked) -> list[str]:
+    """The files whose content decides what is missing; of an image's, its artifact tells."""
+    uris = [row["mask_uri"], None if "inversion_key" in row else row["image_uri"]]
+    return [uri for uri in uris if uri]

@@ -15,9 +15,11 @@ class History:
 
     Args:
         failures: rows of the failures table, at most one per image, edit and strength.
+        insist: let none of them stand: what failed for good is tried again.
     """
 
-    def __init__(self, failures: Iterable[Mapping[str, Any]] = ()) -> None:
+    def __init__(self, failures: Iterable[Mapping[str, Any]] = (), *, insist: bool = False) -> None:
+        self._insist = insist
         self._latest: dict[_Slot, Mapping[str, Any]] = {
             (row["image_id"], row["edit_id"], row["strength"]): row for row in failures
         }
@@ -37,6 +39,6 @@ class History:
     ) -> RowError | None:
         """The permanent failure that still holds because what is tried is what failed before."""
         row = self._latest.get((image_id, edit_id, strength))
-        if row is None or row["retryable"] or row["input_sha256"] != tried:
+        if self._insist or row is None or row["retryable"] or row["input_sha256"] != tried:
             return None
         return RowError(row["code"], row["message"])

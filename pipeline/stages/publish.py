@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -30,7 +29,7 @@ from pipeline.planning import Counts
 from pipeline.records import Failure
 from pipeline.stages.flags import qa_flags
 from pipeline.stages.history import History
-from pipeline.stages.rows import FailedRow, Made, Order, load_failures, load_orders
+from pipeline.stages.rows import FailedRow, Made, Order, load_failures, load_orders, load_seen
 
 _THREADS: Final = 8
 _Pixels = NDArray[np.uint8]
@@ -55,6 +54,8 @@ class _Part:
 
 class Publish:
     """Write pictures, then commit what was written: inversions, edits, failures. The Parquet file is the commit.
+
+    Last comes what the output is to remember of the files that were read.
 
     Edits whose pictures are about to be replaced are withdrawn first (infra/decisions/0012-commit-protocol.md).
 
@@ -82,6 +83,8 @@ class Publish:
         failures = [self._failure(f, row, now) for row, part in zip(rows, parts, strict=True) for f in self._new(part)]
         recoveries = [self._recovery(row, now) for row in rows if self._has_recovered(row)]
         self._commit("failures", [*failures, *recoveries])
+        seen = [seen for row in rows for seen in load_seen(row["seen"])]
+        self._commit("sources", [asdict(one) | {"created_at": now} for one in dict.fromkeys(seen)])
         tell_committed(inversions, [edit for part in parts for edit in part.edits], failures)
         return sum(map(_counts, rows, parts), Counts())
 
@@ -205,7 +208,7 @@ class Publish:
     def _failure(self, failed: FailedRow, row: Made, now: datetime) -> dict[str, Any]:
         f = failed.failure
         return {
-            **dataclasses.asdict(f),
+            **asdict(f),
             "attempts": self._history.attempts(f.image_id, f.edit_id, f.strength) + 1,
             "image_uri": failed.image_uri,
             "input_sha256": failed.tried,

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, NotRequired, TypedDict
 
+from pipeline.io.sources import Seen
 from pipeline.planning import Counts
 from pipeline.records import Edit, Failure
 
@@ -54,6 +55,7 @@ class Fetched(ImageColumns, Payloads):
     reused: int  # images without work whose artifact was already committed; a row may stand for several
     kept: int  # edits that were already committed
     failures: str  # JSON: [FailedRow]
+    seen: str  # JSON: [Seen], files that were read and are to be remembered
 
 
 class Made(ImageColumns):
@@ -72,6 +74,7 @@ class Made(ImageColumns):
     reused: int
     kept: int
     failures: str  # JSON: [FailedRow]
+    seen: str  # JSON: [Seen]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +120,7 @@ def image_columns(row: ImageColumns) -> ImageColumns:
     return columns
 
 
-def dump(values: Sequence[Order] | Sequence[FailedRow] | Counts) -> str:
+def dump(values: Sequence[Order] | Sequence[FailedRow] | Sequence[Seen] | Counts) -> str:
     """Records as JSON."""
     return json.dumps(values, default=dataclasses.asdict)
 
@@ -134,6 +137,11 @@ def _edit(values: dict[str, Any]) -> Edit:
 def load_failures(text: str) -> list[FailedRow]:
     """Read failures back."""
     return [FailedRow(failure=Failure(**row.pop("failure")), **row) for row in json.loads(text)]
+
+
+def load_seen(text: str) -> list[Seen]:
+    """Read back what is to be remembered."""
+    return [Seen(**row) for row in json.loads(text)]
 
 
 def load_counts(text: str) -> Counts:
@@ -158,4 +166,5 @@ def passed_on(row: Fetched, *, reused: int = 0, failures: Sequence[FailedRow] = 
         reused=row["reused"] + reused,
         kept=row["kept"],
         failures=dump([*load_failures(row["failures"]), *failures]),
+        seen=row["seen"],
     )

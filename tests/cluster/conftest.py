@@ -11,7 +11,8 @@ import ray
 
 from pipeline.cluster.execution import execute
 from pipeline.config import JobConfig
-from pipeline.planning import Command, Counts, read_plan
+from pipeline.io.run_record import Command
+from pipeline.planning import Counts, read_plan
 from tests.small_job import SETTINGS
 from tests.small_model import save_small_model
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,10 +24,10 @@ def test_a_spent_budget_ends_a_run_and_the_next_one_goes_on(
     images, prompts = write_inputs(tmp_path / "in", {f"{i}.png": photograph(i) for i in range(4)})
     job = {"images": images, "prompts": prompts, "output": str(output)}
     assert run("run", **job, budget_gpu_hours=1e-9) == Counts()
-    assert not (output / "run.json").exists()
+    assert json.loads((output / "run.json").read_text())["state"] == "running"
     counts = run("run", **job, budget_gpu_hours=10)
     assert (counts.inverted, counts.edited, counts.failures) == (4, 10, 0)
-    assert (output / "run.json").exists()
+    assert json.loads((output / "run.json").read_text())["state"] == "finished"
 
 
 def test_what_is_in_the_works_is_handed_on() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 
-from pipeline.io import retries, storage
+from pipeline.io import folders, retries, storage
 from pipeline.io.storage import StorageError
 
 
@@ -225,8 +225,8 @@ def test_a_folder_is_copied_whole(folder: str, tmp_path: Path) -> None:
     for name, data in files.items():
         storage.write_bytes(storage.join(folder, "model", name), data)
     target = tmp_path / "cache" / "copy"
-    storage.copy_folder(storage.join(folder, "model"), target)
-    storage.copy_folder(storage.join(folder, "model/"), target)
+    folders.copy_folder(storage.join(folder, "model"), target)
+    folders.copy_folder(storage.join(folder, "model/"), target)
     copied = {p.relative_to(target).as_posix(): p.read_bytes() for p in target.rglob("*") if p.is_file()}
     assert copied == files
     assert [p.name for p in target.parent.iterdir()] == ["copy"]
@@ -235,19 +235,19 @@ def test_a_folder_is_copied_whole(folder: str, tmp_path: Path) -> None:
 def test_a_folders_version_follows_its_files(folder: str) -> None:
     """It stays while nothing changes, and a file replaced by one of the same size is another version."""
     storage.write_bytes(storage.join(folder, "model/a.json"), b"one")
-    before = storage.folder_version(storage.join(folder, "model"))
-    assert storage.folder_version(storage.join(folder, "model")) == before
+    before = folders.folder_version(storage.join(folder, "model"))
+    assert folders.folder_version(storage.join(folder, "model")) == before
     storage.write_bytes(storage.join(folder, "model/a.json"), b"two")
-    replaced = storage.folder_version(storage.join(folder, "model"))
+    replaced = folders.folder_version(storage.join(folder, "model"))
     storage.write_bytes(storage.join(folder, "model/b.json"), b"")
-    assert len({before, replaced, storage.folder_version(storage.join(folder, "model"))}) == 3
+    assert len({before, replaced, folders.folder_version(storage.join(folder, "model"))}) == 3
 
 
 def test_a_folder_that_is_not_there_is_not_copied(folder: str, tmp_path: Path) -> None:
     """Copying nothing is an error, and leaves nothing."""
     with pytest.raises(StorageError, match="no files") as raised:
-        storage.copy_folder(storage.join(folder, "absent"), tmp_path / "copy")
+        folders.copy_folder(storage.join(folder, "absent"), tmp_path / "copy")
     with pytest.raises(StorageError, match="no files"):
-        storage.folder_version(storage.join(folder, "absent"))
+        folders.folder_version(storage.join(folder, "absent"))
     assert raised.value.missing
     assert not (tmp_path / "copy").exists()

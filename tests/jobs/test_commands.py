@@ -39,7 +39,7 @@ def job(tmp_path: Path, model: str) -> Mapping[str, Any]:
     return {"config": config, "images": images, "prompts": prompts, "output": tmp_path / "out"}
 
 
-@pytest.mark.parametrize("name", ["plan", "run", "invert", "edit", "status", "demo"])
+@pytest.mark.parametrize("name", ["plan", "run", "invert", "edit", "prune", "status", "demo"])
 def test_help_is_quick_and_says_what_a_command_does(name: str) -> None:
     """`--help` needs none of the heavy libraries, and names the options with their meaning."""
     code = f"import sys, jobs.{name}; print(sorted({{'torch', 'ray', 'pyarrow', 's3fs'}} & set(sys.modules)))"
@@ -53,7 +53,7 @@ def test_help_is_quick_and_says_what_a_command_does(name: str) -> None:
 def test_relatent_has_all_commands() -> None:
     """The console script offers the same commands."""
     done = call("cli", "--help")
-    assert all(name in done.stdout for name in ("plan", "run", "invert", "edit", "status", "demo"))
+    assert all(name in done.stdout for name in ("plan", "run", "invert", "edit", "retry", "prune", "compact", "status"))
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ def test_a_budget_that_is_spent_is_an_interruption(
     )
     monkeypatch.setattr(job, "started", lambda command, config: plan)
     for done, code in ((counts, 130), (Counts(reused=10, kept=30), 0)):
-        monkeypatch.setattr(job, "finish", lambda plan, done=done: done)
+        monkeypatch.setattr(job, "finish", lambda plan, *, insist, done=done: done)
         assert job.run_job("run", config) == code
 
 

@@ -12,20 +12,23 @@ import signal
 import sys
 import threading
 import time
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
 # Before anything is written; written under another name; under its own name.
 MOMENTS: Final = ("before", "within", "after")
-TABLES: Final = ("withdrawals", "inversions", "edits", "failures")
+TABLES: Final = ("withdrawals", "inversions", "edits", "failures", "sources")
 PUBLISHED: Final = ("picture", *TABLES)
 # Every step of a commit, in one line each. A lease is created by one step; what is written to it later are its beats
 # and that it is released.
 KILL_POINTS: Final = (
     "before lease",
-    *(f"{moment} {what}" for what in (*PUBLISHED, "run", "beat") for moment in MOMENTS),
+    *(f"{moment} {what}" for what in (*PUBLISHED, "start", "run", "beat") for moment in MOMENTS),
 )
+# What upkeep does beside writing: before the first file is removed, and before the second.
+REMOVALS: Final = ("removing", "between")
 # Who dies: the process that does the step, the job's driver, the engine actors, or the whole node of that process.
 VICTIMS: Final = ("self", "driver", "actor", "node")
 
@@ -34,6 +37,7 @@ PUBLISH_WORKER: Final = "ray::MapBatches(run)"
 
 _FOLDER: Final = "RELATENT_TEST_KILLS"
 _STATE: Final = threading.local()
+_REMOVED: Final[Counter[str]] = Counter()
 
 
 def arm(folder: Path, *kills: str) -> None:
@@ -47,14 +51,14 @@ def arm(folder: Path, *kills: str) -> None:
 
 def pending(folder: Path) -> list[str]:
     """Kills that have not come to pass."""
-    return [name for name in _names(folder) if name.split(" ")[0] in MOMENTS]
+    return [name for name in _names(folder) if name.split(" ")[0] in (*MOMENTS, *REMOVALS)]
 
 
 def install(folder: Path) -> None:
     """Make this process die, or kill, where the folder says so."""
 
     def hook(event: str, args: tuple[Any, ...]) -> None:
-        if event not in {"open", "os.rename"} or getattr(_STATE, "busy", False):
+        if event not in {"open", "os.rename", "os.remove"} or getattr(_STATE, "busy", False):
             return
         _STATE.busy = True  # what the hook does is not to be looked at
         try:
@@ -88,8 +92,12 @@ def _point(event: str, args: tuple[Any, ...]) -> str | None:
             return None
         _STATE.renamed = target
         return f"within {_written(target)}"
+    if event == "os.remove":
+        return _removal(Path(str(args[0])))
     path, mode = Path(str(args[0])), args[1] or ""
     if path.suffix == ".tmp":
+        if path.parent.joinpath("leases").is_dir():
+            _STATE.records = getattr(_STATE, "records", 0) + 1
         return f"before {_written(path)}"
     renamed = getattr(_STATE, "renamed", None)
     if renamed is not None and path == renamed.parent:  # it is opened to be flushed
@@ -98,11 +106,22 @@ def _point(event: str, args: tuple[Any, ...]) -> str | None:
     return "before lease" if "x" in mode and path.parent.name == "leases" else None
 
 
+def _removal(path: Path) -> str | None:
+    if path.suffix == ".tmp" or not (path.parent.name in TABLES or "images" in path.parts):
+        return None
+    what = _written(path)
+    _REMOVED[what] += 1
+    return f"{REMOVALS[_REMOVED[what] - 1]} {what}" if _REMOVED[what] <= len(REMOVALS) else None
+
+
 def _written(path: Path) -> str:
     folder = path.parent.name
     if folder in TABLES:
         return folder
-    return "picture" if "images" in path.parts else "beat" if folder == "leases" else "run"
+    if "images" in path.parts or folder == "leases":
+        return "beat" if folder == "leases" else "picture"
+    # A driver writes run.json as it starts, and in the end.
+    return "start" if getattr(_STATE, "records", 0) % 2 else "run"
 
 
 def _strike(folder: Path, point: str) -> None:

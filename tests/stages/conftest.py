@@ -16,6 +16,7 @@ from pipeline.inversion import Inversion
 from pipeline.io.images import encode_png, resize
 from pipeline.io.lease import held
 from pipeline.io.outcomes import committed_artifact_rows, committed_edits, committed_inversions, current_failures
+from pipeline.io.sources import remembered
 from pipeline.planning import Asking
 from pipeline.records import PromptRow
 from pipeline.settings import EditSettings, InversionSettings
@@ -95,6 +96,7 @@ class Job:
         self.editor = editor
         self.prompts = prompts
         self.config = JobConfig(**config)
+        self.insist = False
 
     def fetch(self, asked: Sequence[Asked]) -> list[Any]:
         committed = Committed(
@@ -102,11 +104,12 @@ class Job:
             committed_artifact_rows(self.output),
             committed_edits(self.output),
             self.history(),
+            remembered(self.output),
         )
         return Fetch(self.config, Asking(self.prompts), FINGERPRINT, committed)(asked)
 
     def history(self) -> History:
-        return History(current_failures(self.output))
+        return History(current_failures(self.output), insist=self.insist)
 
     def run(self, asked: Sequence[Asked]) -> Any:
         """Fetch, engine and publish once over; the counts of all rows."""

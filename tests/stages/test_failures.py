@@ -14,7 +14,7 @@ from pipeline.io.artifacts import write_rows
 from pipeline.io.images import encode_png
 from pipeline.io.outcomes import current_failures
 from pipeline.records import PromptRow
-from pipeline.stages import fetch
+from pipeline.stages import source
 from pipeline.stages.rows import Asked
 from tests.io.rows import failure_row
 from tests.small_job import table
@@ -50,7 +50,7 @@ def test_files_beyond_all_pictures_are_not_read(
     output: Path, photograph: Photograph, monkeypatch: pytest.MonkeyPatch, name: str, code: str
 ) -> None:
     """An object of more bytes than any allowed picture has costs its row, and no memory."""
-    monkeypatch.setattr(fetch, "_METADATA_BYTES", 100_000)
+    monkeypatch.setattr(source, "_METADATA_BYTES", 100_000)
     large = {**photograph("large", 50), name: str(output.parent / "large")}
     with (output.parent / "large").open("wb") as file:
         file.truncate(1 << 40)
@@ -70,6 +70,21 @@ def test_permanent_failures_stand_while_their_input_is_unchanged(output: Path, p
     Path(bad["image_uri"]).write_bytes(good)
     counts = job.run([bad])
     assert (counts.inverted, counts.edited, counts.failures) == (1, 3, 0)
+
+
+def test_failures_for_good_are_tried_again_where_that_is_insisted(output: Path, photograph: Photograph) -> None:
+    """An image and an edit that fail once more count their attempts; what then succeeds has not failed."""
+    bad = photograph("bad")
+    Path(bad["image_uri"]).write_bytes(b"not an image")
+    editor = StandInEditor({"a blue photo": RowError("non_finite", "NaN")})
+    job = Job(output, editor, [BLUE])
+    job.insist = True
+    for attempts in (1, 2):
+        job.run([photograph("a"), bad])
+        assert {row["attempts"] for row in current_failures(str(output))} == {attempts}
+    editor.fails_on.clear()
+    assert job.run([photograph("a"), bad]).edited == 3
+    assert [row["image_id"] for row in current_failures(str(output))] == ["bad"]
 
 
 def test_retryable_failures_are_tried_once_more(output: Path, photograph: Photograph) -> None:

@@ -1,0 +1,1 @@
+"""What keeps an output small: removing what its job no longer asks for, and merging small files."""
