@@ -87,6 +87,16 @@ class StandInEditor:
             raise self.fails_on[what]
 
 
+def committed_in(output: str) -> Committed:
+    """What an output holds."""
+    return Committed(
+        committed_inversions(output),
+        committed_artifact_rows(output),
+        committed_edits(output),
+        History(current_failures(output)),
+    )
+
+
 class Job:
     """The three stages in one process, over one output folder."""
 
@@ -97,13 +107,7 @@ class Job:
         self.config = JobConfig(**config)
 
     def fetch(self, asked: Sequence[Asked]) -> list[Any]:
-        committed = Committed(
-            committed_inversions(self.output),
-            committed_artifact_rows(self.output),
-            committed_edits(self.output),
-            self.history(),
-        )
-        return Fetch(self.config, Asking(self.prompts), FINGERPRINT, committed)(asked)
+        return Fetch(self.config, Asking(self.prompts), FINGERPRINT, committed_in(self.output))(asked)
 
     def history(self) -> History:
         return History(current_failures(self.output))
