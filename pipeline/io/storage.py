@@ -15,7 +15,8 @@ import fsspec
 from fsspec import AbstractFileSystem
 
 from pipeline.errors import RelatentError
-from pipeline.io.retries import STORAGE_ERRORS, one_line, with_retries
+from pipeline.io.retries import STORAGE_ERRORS, answer, one_line, with_retries
+from pipeline.io.s3 import s3
 from pipeline.io.transfers import transferred
 from pipeline.io.uris import canonical, check_allowed, join, parent, resolve, scheme_of
 
@@ -75,8 +76,12 @@ def read_bytes(uri: str, limit: int | None = None) -> bytes:
             raise IsADirectoryError("expected a regular file")
         if limit is None:
             return bytes(fs.cat_file(path))
-        with fs.open(path, "rb", cache_type="none") as file:
-            return bytes(file.read(limit + 1))
+        try:
+            return bytes(fs.cat_file(path, start=0, end=limit + 1))
+        except OSError as error:
+            if answer(error)[1] == "InvalidRange":  # an empty object has no first byte to begin with
+                return b""
+            raise
 
     data = _on(uri, read)
     if limit is not None and len(data) > limit:
@@ -171,8 +176,7 @@ def _create_file(path: Path, data: bytes) -> None:
 
 def _is_refused(error: OSError) -> bool:
     """Whether a store refused a conditional write; s3fs does not translate every store's answer."""
-    response = getattr(error.__cause__, "response", None) or {}
-    return response.get("Error", {}).get("Code") in {"PreconditionFailed", "ConditionalRequestConflict"}
+    return answer(error)[1] in {"PreconditionFailed", "ConditionalRequestConflict"}
 
 
 def _replace_file(path: Path, data: bytes) -> None:
@@ -355,22 +359,10 @@ def _locate(uri: str) -> tuple[AbstractFileSystem, str]:
     if scheme == "":
         return fsspec.filesystem("file"), canonical(uri)
     if scheme == "s3" and path.strip("/"):
-        return _s3(), path
+        return s3(), path
     if scheme == "memory":
         return fsspec.filesystem("memory"), "/" + path.lstrip("/")
     raise StorageError(f"{uri}: expected a path, file:// or s3://bucket/key")
-
-
-def _s3() -> AbstractFileSystem:
-    # Instances are cached by these arguments, so a changed environment gets a new one. Credentials stay
-    # with the environment or workload identity. botocore itself reads only AWS_DEFAULT_REGION.
-    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-    return fsspec.filesystem(
-        "s3",
-        endpoint_url=os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"),
-        client_kwargs={"region_name": region} if region else {},
-        use_listings_cache=False,
-    )
 
 
 def _uri(scheme: str, path: str) -> str:
@@ -382,4 +374,6 @@ def _described(uri: str, error: BaseException) -> StorageError:
         return StorageError(f"{uri}: no such file or object", missing=True)
     if isinstance(error, PermissionError):
         return StorageError(f"{uri}: access denied ({one_line(error)})")
+    if answer(error) == (400, "400"):  # to a request for an object's size, which has no room for reasons
+        return StorageError(f"{uri}: {one_line(error)}; stores say so, and no more, where credentials have expired")
     return StorageError(f"{uri}: {one_line(error)}")
