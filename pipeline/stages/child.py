@@ -55,6 +55,7 @@ class Child:
                 stdin=subprocess.PIPE,
                 pass_fds=[theirs.fileno()],
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+                start_new_session=True,  # Ctrl-C is for whoever started this process
             )
         try:
             self._ask(self._load, None)
