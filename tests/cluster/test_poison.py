@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,10 +12,19 @@ import pytest
 from pipeline.cluster import execution, graph
 from pipeline.io.images import encode_png
 from pipeline.planning import Counts
-from tests.cluster.poison import HANG, SEGFAULT, DeadlyActor
+from pipeline.stages import engine
+from tests.cluster.deadly import HANG, SEGFAULT, deadly_editor
 from tests.results import results
 from tests.small_job import photograph, table, write_inputs
 from tests.stages.hostile import HostileFetch
+
+
+class DeadlyActor(graph._EngineActor):
+    """An engine actor whose editor is deadly, in its own process and in those that it starts."""
+
+    def __init__(self, *words: Any) -> None:
+        super().__init__(*words)
+        engine._editor = deadly_editor
 
 
 def picture(first: int) -> bytes:

@@ -16,7 +16,8 @@ from pipeline.records import PromptRow
 from pipeline.stages.rows import Asked
 from tests.faults import FAULTS, Proxy, faulty
 from tests.results import Results, results
-from tests.stages.conftest import Job, StandInEditor
+from tests.stages.conftest import Job
+from tests.stages.stand_in import StandInEditor
 
 PROMPTS = [PromptRow(edit_id="blue", prompt="a blue photo", strength=(0.0, 0.5, 1.0))]
 

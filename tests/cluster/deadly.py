@@ -1,4 +1,4 @@
-"""What ends or hangs the processes of a job, for workers to import."""
+"""An editor that some pictures end or hang; light, since several processes import it."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ import signal
 import time
 from typing import Any
 
-from pipeline.cluster.graph import _EngineActor
-from pipeline.stages import engine
-from tests.stages.conftest import StandInEditor
+from tests.stages.stand_in import StandInEditor
 
 SEGFAULT, HANG = 1, 2
 
@@ -27,11 +25,3 @@ class DeadlyEditor(StandInEditor):
 def deadly_editor(*words: Any) -> DeadlyEditor:
     """In place of a real one."""
     return DeadlyEditor()
-
-
-class DeadlyActor(_EngineActor):
-    """An engine actor with such an editor, in its own process and in those that it starts."""
-
-    def __init__(self, *words: Any) -> None:
-        super().__init__(*words)
-        engine._editor = deadly_editor
