@@ -76,12 +76,8 @@ def read_bytes(uri: str, limit: int | None = None) -> bytes:
             raise IsADirectoryError("expected a regular file")
         if limit is None:
             return bytes(fs.cat_file(path))
-        try:
-            return bytes(fs.cat_file(path, start=0, end=limit + 1))
-        except OSError as error:
-            if answer(error)[1] == "InvalidRange":  # an empty object has no first byte to begin with
-                return b""
-            raise
+        with fs.open(path, "rb", cache_type="none") as file:
+            return bytes(file.read(limit + 1))
 
     data = _on(uri, read)
     if limit is not None and len(data) > limit:
