@@ -139,7 +139,7 @@ def serve(descriptor: int) -> None:
 
 
 def _end_with_parent() -> None:
-    sys.stdin.buffer.read()
+    os.read(0, 1)  # not sys.stdin, whose lock would be held when the interpreter ends first
     os._exit(1)
 
 
