@@ -23,8 +23,9 @@ test: $(VENV)/.ready-test ## run the tests; pass options as PYTEST_ARGS='-k scen
 fuzz: $(VENV)/.ready-test ## mutated files against every decoder; options as FUZZ_ARGS='--files 10000 --seed 1'
 	$(BIN)/python -m tests.fuzz $(FUZZ_ARGS)
 
-soak: $(VENV)/.ready-test ## kill a small job at random, 100 times; pass options as SOAK_ARGS='--kills 500 --seed 7'
+soak: $(VENV)/.ready-test ## kill a small job at random, 100 times, and take its storage away for a minute; options as SOAK_ARGS='--kills 500 --seed 7'
 	$(BIN)/python -m tests.kills.soak $(SOAK_ARGS)
+	$(BIN)/python -m tests.outage
 
 demo: $(VENV)/.ready ## restyle a small catalogue with the bundled model, into out/demo
 	$(BIN)/relatent demo --output out/demo

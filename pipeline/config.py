@@ -80,6 +80,12 @@ class JobConfig(Settings):
     slots: int = Field(
         16, ge=1, le=4096, description="images or edits in the network together; halved where its memory is too small"
     )
+    row_seconds: float | None = Field(
+        None,
+        gt=0,
+        description="seconds that an image or edit may take in the model, a batch as many times that; what hangs is "
+        "cut off, and fails; none: 1800 on a GPU, else no limit",
+    )
     actors: int = Field(1, ge=1, description="engine actors")
     num_gpus: float | None = Field(None, ge=0, description="GPUs per actor; none: 1 where the cluster has them, else 0")
     dtype: Literal["float32", "bfloat16", "float16"] | None = Field(

@@ -69,6 +69,16 @@ CODES: Final[Mapping[str, FailureCode]] = {
     "artifact_unreadable": FailureCode("invert", True, "A stored inversion could not be read back."),
     "non_finite": FailureCode("invert", False, "Latents or embeddings became NaN or infinite."),
     "out_of_memory": FailureCode("invert", True, "The device's memory did not suffice even for a batch of one."),
+    "worker_died": FailureCode(
+        "invert", True, "The process that worked on it died, again and again, in the end with nothing else in it."
+    ),
+    "device_lost": FailureCode(
+        "invert", True, "It left the GPU unusable to its process, also with nothing else in it."
+    ),
+    "timed_out": FailureCode("invert", True, "It took longer than row_seconds, also alone."),
+    "decoder_died": FailureCode(
+        "decode", True, "The process that read and decoded it died or took too long, also with nothing else in it."
+    ),
     "publish_failed": FailureCode("publish", True, "The result could not be written."),
     "internal": FailureCode("edit", True, "An unexpected error; the message has its type and text."),
 }

@@ -18,7 +18,19 @@ LEAVES: Final = {"errors", "events", "records", "keys", "settings", "config", "w
 # Part → the parts of ours that it may import. A part is a module or package in pipeline/, or jobs; every part may
 # import itself and the leaves, and only jobs may import jobs.
 ARROWS: Final[dict[str, set[str]]] = {
-    "jobs": {"bench", "cluster", "demo", "editor", "estimate", "io", "models", "planning", "quality", "upkeep"},
+    "jobs": {
+        "bench",
+        "cluster",
+        "demo",
+        "editor",
+        "estimate",
+        "io",
+        "models",
+        "planning",
+        "quality",
+        "report",
+        "upkeep",
+    },
     "bench": {"cluster", "stages", "planning", "io", "models", "quality"},
     "cluster": {"stages", "planning", "io", "models"},
     "stages": {"planning", "editor", "inversion", "synthesis", "io", "diffusion"},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING, Final, cast
@@ -19,9 +20,11 @@ from pipeline.cluster.tables import PART, asked_table, part_schema, schema_of, t
 from pipeline.config import JobConfig
 from pipeline.errors import JobError, RelatentError
 from pipeline.planning import Counts, Plan
+from pipeline.stages.attempts import attempt
 from pipeline.stages.fetch import Fetch
+from pipeline.stages.limits import STORAGE_SECONDS, cut_off, seconds_for
 from pipeline.stages.publish import Publish
-from pipeline.stages.rows import Fetched, Made, dump, load_counts, passed_on
+from pipeline.stages.rows import Asked, Fetched, Made, dump, load_counts, passed_on
 
 if TYPE_CHECKING:
     from pipeline.stages.engine import Engine
@@ -44,16 +47,21 @@ def outcomes(plan: Plan, fetch: Fetch, publish: Publish, resources: Resources) -
     _configure()
     config = plan.config
     deadline = _deadline(config, resources)
+    run_id = uuid.uuid4().hex
+    row_seconds = config.row_seconds or resources.row_seconds
     asked = asked_table(plan.images, of_artifacts=plan.command == "edit")
     fetched, made = schema_of(Fetched, asked.schema), part_schema(schema_of(Made, asked.schema))
     dataset = (
         ray.data.from_arrow(_blocks(asked, config.batch_size))
         .map_batches(
-            _fetching(fetch, fetched, deadline), batch_size=None, batch_format="pyarrow", num_cpus=_WAITING_CPUS
+            _fetching(fetch, fetched, deadline, run_id, row_seconds),
+            batch_size=None,
+            batch_format="pyarrow",
+            num_cpus=_WAITING_CPUS,
         )
         .map_batches(
             _EngineActor,
-            fn_constructor_args=(config, resources.device, made, deadline),
+            fn_constructor_args=(config, resources.device, row_seconds, made, deadline, run_id),
             compute=ray.data.ActorPoolStrategy(size=config.actors),
             batch_size=config.batch_size,
             batch_format="pyarrow",
@@ -61,7 +69,10 @@ def outcomes(plan: Plan, fetch: Fetch, publish: Publish, resources: Resources) -
             num_cpus=resources.num_cpus,
         )
         .map_batches(
-            _publishing(publish, log=config.log_json), batch_size=None, batch_format="pyarrow", num_cpus=_WAITING_CPUS
+            _publishing(publish, run_id, log=config.log_json),
+            batch_size=None,
+            batch_format="pyarrow",
+            num_cpus=_WAITING_CPUS,
         )
     )
     try:
@@ -107,26 +118,36 @@ def _deadline(config: JobConfig, resources: Resources) -> float:
     return time.time() + config.budget_gpu_hours * 3600 / (config.actors * (resources.num_gpus or 1))
 
 
-def _fetching(fetch: Fetch, schema: pa.Schema, deadline: float) -> Callable[[pa.Table], pa.Table]:
+def _fetching(
+    fetch: Fetch, schema: pa.Schema, deadline: float, run_id: str, row_seconds: float | None
+) -> Callable[[pa.Table], pa.Table]:
     """Fetching as a function of tables. It is stored once: its indexes may be large, and workers share them."""
     stored = ray.put(fetch)
 
     def run(table: pa.Table) -> pa.Table:
         if time.time() > deadline:
             return to_table([], schema)
-        with metrics.stage("fetch"):
-            return to_table(ray.get(stored)(table.to_pylist()), schema)
+        rows = cast("list[Asked]", table.to_pylist())
+        with metrics.stage("fetch"), attempt(run_id, "fetch", [row["image_id"] for row in rows]) as deaths:
+            if deaths:
+                from pipeline.stages.careful import fetched_carefully  # and with it the model's libraries
+
+                return to_table(fetched_carefully(ray.get(stored), rows, row_seconds), schema)
+            with cut_off(seconds_for(len(rows), row_seconds, STORAGE_SECONDS)):
+                return to_table(ray.get(stored)(rows), schema)
 
     return run
 
 
-def _publishing(publish: Publish, *, log: bool) -> Callable[[pa.Table], pa.Table]:
+def _publishing(publish: Publish, run_id: str, *, log: bool) -> Callable[[pa.Table], pa.Table]:
     """Publishing as a function from tables of parts to tables of their counts, and their events; stored once."""
     stored = ray.put(publish)
 
     def run(table: pa.Table) -> pa.Table:
-        with metrics.stage("publish"), events.collected(wanted=log) as told:
-            counts = [dump(ray.get(stored)(part)) for part in table[PART].to_pylist()]
+        parts = cast("list[list[Made]]", table[PART].to_pylist())
+        rows = [f"{row['image_id']} {row['orders']}" for part in parts for row in part]
+        with metrics.stage("publish"), events.collected(wanted=log) as told, attempt(run_id, "publish", rows):
+            counts = [dump(ray.get(stored)(part)) for part in parts]
         # All that the table's parts tell stands beside the first of them.
         return pa.table(
             {"counts": counts, "events": [told if i == 0 else [] for i in range(len(counts))]}, schema=_TOLD
@@ -138,21 +159,33 @@ def _publishing(publish: Publish, *, log: bool) -> Callable[[pa.Table], pa.Table
 class _EngineActor:
     """A process that holds one model, loaded with the first row that needs it: a finished job loads none.
 
+    One that was started again, because its process died, has its model in a process apart, where rows may die alone.
     Past the deadline it hands on no more than the part that it has in hand.
     """
 
-    def __init__(self, config: JobConfig, device: str | None, schema: pa.Schema, deadline: float) -> None:
+    def __init__(
+        self,
+        config: JobConfig,
+        device: str | None,
+        row_seconds: float | None,
+        schema: pa.Schema,
+        deadline: float,
+        run_id: str,
+    ) -> None:
         self._config = config
         self._device = device
+        self._row_seconds = row_seconds
         self._schema = schema
         self._deadline = deadline
+        self._run_id = run_id
         self._busy = metrics.Busy()
 
     @cached_property
     def _engine(self) -> Engine:
         from pipeline.stages.engine import Engine  # and with it the model's libraries
 
-        return Engine.loaded(self._config, self._device)
+        apart = bool(ray.get_runtime_context().was_current_actor_reconstructed)
+        return Engine.loaded(self._config, self._device, self._row_seconds, apart=apart)
 
     def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
         rows = cast("list[Fetched]", table.to_pylist())
@@ -162,7 +195,8 @@ class _EngineActor:
             yield to_table([{PART: idle}], self._schema)
         if not work or time.time() > self._deadline:
             return
-        for part in self._busy.over(self._engine(work)):
-            yield to_table([{PART: part}], self._schema)
-            if time.time() > self._deadline:
-                return
+        with attempt(self._run_id, "engine", [row["image_id"] for row in work]):
+            for part in self._busy.over(self._engine(work)):
+                yield to_table([{PART: part}], self._schema)
+                if time.time() > self._deadline:
+                    return

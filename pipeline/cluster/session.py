@@ -31,6 +31,11 @@ class Resources:
         return None if self.num_gpus else "cpu"
 
     @property
+    def row_seconds(self) -> float | None:
+        """The time limit of a row where the job names none: on a CPU a large model may take hours."""
+        return 1800.0 if self.num_gpus else None
+
+    @property
     def dtype(self) -> Literal["bfloat16", "float32"]:
         """The network's precision where the job names none."""
         return "bfloat16" if self.num_gpus else "float32"

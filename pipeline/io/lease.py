@@ -170,11 +170,12 @@ def _beat(fence: Fence, mine: Holder, ended: threading.Event) -> None:
 def _wait_until_over(output: str, token: int) -> None:
     """Return once the lease's holder has released it, is dead, or has given no sign of life for long enough.
 
-    No clocks are compared: all that counts is whether the file changes while we look.
+    No clocks are compared: all that counts is whether the file changes while we look. A look that has to wait for the
+    storage is one look: the holder cannot write its beats either.
     """
-    seen, began, told = _holder(output, token), time.monotonic(), False
+    seen, looks, told = _holder(output, token), 0, False
     while not (seen is None or seen.released or _is_dead(seen)):
-        waited = time.monotonic() - began
+        waited = looks * _LOOK_SECONDS
         if waited > PATIENCE_SECONDS:
             return
         if waited > 2 * BEAT_SECONDS and not told:
@@ -182,6 +183,7 @@ def _wait_until_over(output: str, token: int) -> None:
             _LOG.warning("output %s: no sign of life of its run (%s); taking over in %.0f s", output, seen, rest)
             told = True
         time.sleep(_LOOK_SECONDS)
+        looks += 1
         now = _holder(output, token)
         if now is not None and now.beats != seen.beats and not now.released:
             raise JobError(f"output {output}: another run is writing there ({now}); wait for its end, or end it")

@@ -18,8 +18,8 @@ from pipeline.errors import redacted
 _T = TypeVar("_T")
 _LOG: Final = logging.getLogger("relatent.storage")
 
-# The pauses add up to between 45 and 92 seconds: an outage of 45 seconds has been seen to pass.
-_ATTEMPTS: Final = 9
+# The pauses add up to between 60 and 122 seconds: an outage of a minute passes.
+_ATTEMPTS: Final = 10
 _FIRST_PAUSE: Final = 0.5
 _LONGEST_PAUSE: Final = 30.0
 
@@ -50,13 +50,19 @@ def with_retries(what: str, action: Callable[[], _T]) -> _T:
 
 
 def _is_transient(error: BaseException) -> bool:
-    if isinstance(error, _TRANSIENT):
-        return True
-    # s3fs translates a service's answer into an OSError and keeps the answer as its cause.
+    status, code = answer(error)
+    return isinstance(error, _TRANSIENT) or status in _TRANSIENT_STATUS or code in _TRANSIENT_CODES
+
+
+def answer(error: BaseException) -> tuple[int, str]:
+    """The HTTP status and code of what a service answered; 0 and nothing if it did not.
+
+    s3fs translates an answer into an OSError and keeps it as its cause.
+    """
     answered = error if isinstance(error, ClientError) else error.__cause__
     response = getattr(answered, "response", None) or {}
     status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-    return status in _TRANSIENT_STATUS or response.get("Error", {}).get("Code") in _TRANSIENT_CODES
+    return int(status), str(response.get("Error", {}).get("Code", ""))
 
 
 def one_line(error: BaseException) -> str:

@@ -13,7 +13,8 @@ from fsspec import AbstractFileSystem
 
 from pipeline.errors import RelatentError
 from pipeline.io.local_files import create_file, replace_file
-from pipeline.io.retries import STORAGE_ERRORS, one_line, with_retries
+from pipeline.io.retries import STORAGE_ERRORS, answer, one_line, with_retries
+from pipeline.io.s3 import s3
 from pipeline.io.transfers import transferred
 from pipeline.io.uris import canonical, check_allowed, join, parent, resolve, scheme_of
 
@@ -176,8 +177,7 @@ def create_bytes(uri: str, data: bytes) -> bool:
 
 def _is_refused(error: OSError) -> bool:
     """Whether a store refused a conditional write; s3fs does not translate every store's answer."""
-    response = getattr(error.__cause__, "response", None) or {}
-    return response.get("Error", {}).get("Code") in {"PreconditionFailed", "ConditionalRequestConflict"}
+    return answer(error)[1] in {"PreconditionFailed", "ConditionalRequestConflict"}
 
 
 def check_writable(folder: str) -> None:
@@ -293,22 +293,10 @@ def _locate(uri: str) -> tuple[AbstractFileSystem, str]:
     if scheme == "":
         return fsspec.filesystem("file"), canonical(uri)
     if scheme == "s3" and path.strip("/"):
-        return _s3(), path
+        return s3(), path
     if scheme == "memory":
         return fsspec.filesystem("memory"), "/" + path.lstrip("/")
     raise StorageError(f"{uri}: expected a path, file:// or s3://bucket/key")
-
-
-def _s3() -> AbstractFileSystem:
-    # Instances are cached by these arguments, so a changed environment gets a new one. Credentials stay
-    # with the environment or workload identity. botocore itself reads only AWS_DEFAULT_REGION.
-    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-    return fsspec.filesystem(
-        "s3",
-        endpoint_url=os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"),
-        client_kwargs={"region_name": region} if region else {},
-        use_listings_cache=False,
-    )
 
 
 def _uri(scheme: str, path: str) -> str:
@@ -320,4 +308,6 @@ def _described(uri: str, error: BaseException) -> StorageError:
         return StorageError(f"{uri}: no such file or object", missing=True)
     if isinstance(error, PermissionError):
         return StorageError(f"{uri}: access denied ({one_line(error)})")
+    if answer(error) == (400, "400"):  # to a request for an object's size, which has no room for reasons
+        return StorageError(f"{uri}: {one_line(error)}; stores say so, and no more, where credentials have expired")
     return StorageError(f"{uri}: {one_line(error)}")

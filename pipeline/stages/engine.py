@@ -6,6 +6,7 @@ import itertools
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -20,6 +21,7 @@ from pipeline.io.tensors import pack, tensor_index, unpack
 from pipeline.records import Failure
 from pipeline.settings import InversionSettings, unused_by
 from pipeline.stages.escalation import inverted_until_near
+from pipeline.stages.guards import GuardedEditor, InChild, InProcess
 from pipeline.stages.isolation import each
 from pipeline.stages.rows import FailedRow, Fetched, Made, Order, dump, image_columns, load_orders, passed_on
 from pipeline.synthesis import EditRequest, Synthesis
@@ -38,27 +40,26 @@ class Engine:
     edits, at most `batch_size` at a time, so that memory stays bounded however many are asked for.
     """
 
-    def __init__(self, config: JobConfig, editor: Editor) -> None:
+    def __init__(self, config: JobConfig, editor: Editor | GuardedEditor) -> None:
         self._config = config
         self._editor = editor
 
     @classmethod
-    def loaded(cls, config: JobConfig, device: str | None) -> Engine:
+    def loaded(cls, config: JobConfig, device: str | None, row_seconds: float | None, *, apart: bool) -> Engine:
         """An engine with the job's model; `device` None takes a GPU where there is one.
 
+        Args:
+            config: of the job.
+            device: where the model goes.
+            row_seconds: the most that a row may take in it; None: for ever.
+            apart: put the model into a process of its own, so that a row that ends it, or hangs, can be told.
+
         Raises:
-            JobError: the model cannot be loaded.
+            JobError: the model cannot be loaded; `apart`, that shows with the first rows.
         """
-        editor = Editor.from_pretrained(
-            config.model,
-            device=device,
-            dtype=config.dtype,
-            side=config.max_side,
-            slots=config.slots,
-            lora=config.lora,
-            preview_vae=config.preview_vae,
-        )
-        return cls(config, editor)
+        load = partial(_editor, config, device)
+        guard = InChild(load, row_seconds) if apart else InProcess(load(), row_seconds)
+        return cls(config, GuardedEditor(guard))
 
     def __call__(self, rows: Sequence[Fetched]) -> Iterator[list[Made]]:
         inversions = self._inversions(rows)
@@ -180,6 +181,18 @@ class Engine:
             failures=dump(failures),
             seen="[]",
         )
+
+
+def _editor(config: JobConfig, device: str | None) -> Editor:
+    return Editor.from_pretrained(
+        config.model,
+        device=device,
+        dtype=config.dtype,
+        side=config.max_side,
+        slots=config.slots,
+        lora=config.lora,
+        preview_vae=config.preview_vae,
+    )
 
 
 def _columns(inversion: Inversion, frames: int | None) -> str:

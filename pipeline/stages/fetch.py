@@ -66,9 +66,19 @@ class Fetch:
         self._committed = committed
 
     def __call__(self, rows: Sequence[Asked]) -> list[Fetched]:
+        return self.with_done_rows_as_one(self.each(rows))
+
+    def each(self, rows: Sequence[Asked]) -> list[Fetched]:
+        """One row for each that is asked for."""
         recalled = self._committed.sources.recall({uri for row in rows for uri in _deciding(row)})
         with ThreadPoolExecutor(_THREADS) as pool:
-            return self._with_done_rows_as_one(list(pool.map(lambda row: self._fetch(row, recalled), rows)))
+            return list(pool.map(lambda row: self._fetch(row, recalled), rows))
+
+    def failed(self, row: Asked, error: Exception) -> Fetched:
+        """What becomes of a row that ends the process that fetches it."""
+        visit = Visit.to(row, self._config.max_pixels, {})
+        visit.fail(error, edits=len(self._asking.of(visit.image)[0]))
+        return visit.result("failed")
 
     def _fetch(self, row: Asked, recalled: Mapping[str, str]) -> Fetched:
         visit = Visit.to(row, self._config.max_pixels, recalled)
@@ -190,7 +200,7 @@ class Fetch:
         if photo is not None:
             check_mask_shape(decoded, photo)
 
-    def _with_done_rows_as_one(self, rows: Sequence[Fetched]) -> list[Fetched]:
+    def with_done_rows_as_one(self, rows: Sequence[Fetched]) -> list[Fetched]:
         """Let one row stand for all that need nothing and have nothing to say: the engine's batches are for work."""
         idle = [row for row in rows if self._is_idle(row)]
         others = [row for row in rows if not self._is_idle(row)]

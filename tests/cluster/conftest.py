@@ -13,6 +13,7 @@ from pipeline.cluster.execution import execute
 from pipeline.config import JobConfig
 from pipeline.io.run_record import Command
 from pipeline.planning import Counts, read_plan
+from tests.faults import Proxy, faulty
 from tests.small_job import SETTINGS
 from tests.small_model import save_small_model
 
@@ -24,8 +25,16 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="session")
-def cluster(s3_endpoint: str) -> Iterator[None]:
-    """Workers inherit the environment of the cluster's start, and so find the S3 server."""
+def proxy(s3_endpoint: str) -> Iterator[Proxy]:
+    """A proxy before the S3 server, which does no harm until a test wants it to."""
+    with faulty(s3_endpoint, share=0) as proxy, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        yield proxy
+
+
+@pytest.fixture(scope="session")
+def cluster(proxy: Proxy) -> Iterator[None]:
+    """Workers inherit the environment of the cluster's start, and so find the S3 server, through its proxy."""
     yield
     ray.shutdown()
 

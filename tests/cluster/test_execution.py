@@ -24,6 +24,7 @@ from pipeline.errors import JobError
 from pipeline.io import lease
 from pipeline.io.storage import list_files, read_bytes, write_bytes
 from pipeline.planning import Counts
+from tests.faults import Proxy
 from tests.small_job import PROMPTS, photograph, pixels, table, write_inputs
 from tests.small_model import save_small_model
 
@@ -135,15 +136,20 @@ def test_edit_refuses_artifacts_of_another_model(
         run("edit", inversions=str(output), prompts=prompts, output=str(output), model=str(other))
 
 
-def test_s3_and_local_give_the_same_bytes(run: Run, s3: str, tmp_path: Path) -> None:
-    """The same job over `s3://` input and output publishes the same pictures as on local disk."""
+def test_s3_and_local_give_the_same_bytes(
+    run: Run, proxy: Proxy, s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job over `s3://`, of whose requests a fifth fail, publishes the same pictures as one on local disk."""
     images, prompts = write_inputs(tmp_path / "in", {f"{i}.png": photograph(i) for i in range(3)})
     for path in (tmp_path / "in").iterdir():
         write_bytes(f"{s3}/in/{path.name}", path.read_bytes())
     run("run", images=images, prompts=prompts, output=str(tmp_path / "out"))
     remote = {"images": f"{s3}/in/images.csv", "prompts": f"{s3}/in/prompts.jsonl", "output": f"{s3}/out"}
-    counts = run("run", **remote)
+    with monkeypatch.context() as patch:
+        patch.setattr(proxy, "share", 0.2)
+        counts = run("run", **remote)
     assert counts.failures == 0
+    assert proxy.met.keys() - {"none"}
     local = {path: digest for path, digest in digests(tmp_path / "out").items() if path.endswith(".png")}
     files = list_files(f"{s3}/out", ".png")
     assert {uri.removeprefix(f"{s3}/out/"): hashlib.sha256(read_bytes(uri)).hexdigest() for uri in files} == local

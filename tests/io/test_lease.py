@@ -158,3 +158,28 @@ def test_an_outage_does_not_stop_the_heart(tmp_path: Path, monkeypatch: pytest.M
         while json.loads(read_bytes(lease_uri(str(tmp_path), fence.token)))["beats"] < 2:
             assert time.monotonic() < deadline
             time.sleep(0.01)
+
+
+def test_an_outage_is_no_silence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that waits for another does not take the time in which neither could reach the storage for its end."""
+    over, looks = threading.Event(), []
+    output = str(tmp_path)
+
+    def read(uri: str) -> bytes | None:
+        looks.append(threading.current_thread())
+        if looks.count(threading.main_thread()) != 1:  # it begins after the first look
+            over.wait()
+        return read_if_there(uri)
+
+    def write(uri: str, data: bytes) -> None:
+        if not over.is_set():
+            over.wait()
+            time.sleep(0.5)  # it notices later than the other
+        write_bytes(uri, data)
+
+    with held(output):
+        monkeypatch.setattr(lease, "read_if_there", read)
+        monkeypatch.setattr(lease, "write_bytes", write)
+        threading.Timer(1.5 * lease.PATIENCE_SECONDS, over.set).start()
+        with pytest.raises(JobError, match="another run is writing"):
+            held(output).__enter__()

@@ -184,7 +184,7 @@ def test_an_outage_is_waited_out(s3: str, monkeypatch: pytest.MonkeyPatch, pause
 
 
 def test_patience_ends(pauses: list[float]) -> None:
-    """An outage that does not pass is raised after 45 seconds of pauses at least, whatever their jitter."""
+    """An outage that does not pass is raised after a minute of pauses at least, whatever their jitter."""
     calls = []
 
     def fail() -> None:
@@ -194,7 +194,7 @@ def test_patience_ends(pauses: list[float]) -> None:
     with pytest.raises(TimeoutError, match="no answer"):
         retries.with_retries("s3://bucket/key", fail)
     assert len(calls) == len(pauses) + 1
-    assert 45 < sum(pauses) < 92
+    assert 60 < sum(pauses) < 122
 
 
 @pytest.mark.parametrize(("status", "code"), [(404, "NoSuchKey"), (403, "AccessDenied"), (501, "NotImplemented")])

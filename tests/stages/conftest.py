@@ -1,91 +1,41 @@
-"""A stand-in for the editor, and photographs to try the stages on."""
+"""The stages in one process, and photographs to try them on."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from pipeline.config import JobConfig
-from pipeline.errors import RowError
-from pipeline.inversion import Inversion
-from pipeline.io.images import encode_png, resize
+from pipeline.io.images import encode_png
 from pipeline.io.lease import held
 from pipeline.io.outcomes import committed_artifact_rows, committed_edits, committed_inversions, current_failures
 from pipeline.io.sources import remembered
 from pipeline.planning import Asking
 from pipeline.records import PromptRow
-from pipeline.settings import EditSettings, InversionSettings
 from pipeline.stages.engine import Engine
 from pipeline.stages.fetch import Committed, Fetch
 from pipeline.stages.history import History
 from pipeline.stages.publish import Identity, Publish
 from pipeline.stages.rows import Asked
-from pipeline.synthesis import EditRequest, Synthesis
+from tests.stages.stand_in import StandInEditor
 
 FINGERPRINT = "f" * 64
-SIDE = 16
 
 
-class StandInEditor:
-    """Not a model: its reconstruction is the picture at 16×16, and its edit is the prompt's length as a colour.
-
-    `fails_on` maps a picture's first red value, or a prompt, to what is raised when it is in a batch.
-    """
-
-    model_name = "stand-in"
-
-    def __init__(self, fails_on: dict[Any, Exception] | None = None) -> None:
-        self.fails_on = fails_on or {}
-        self.batches: list[int] = []
-
-    def invert_rows(
-        self, images: Sequence[Any], source_prompts: Sequence[str], settings: InversionSettings
-    ) -> list[Inversion | RowError]:
-        self.batches.append(len(images))
-        for image in images:
-            self._check(int(image[0, 0, 0]))
-        return [
-            Inversion(
-                tensors={"reconstruction": torch.from_numpy(resize(image, (SIDE, SIDE)))},
-                source_prompt=prompt,
-                settings=settings.model_copy(update={"artifact": "full"}),
-                size=(SIDE, SIDE),
-                vae_psnr=40.0,
-                recon_psnr=39.0,
-                iterations=7,
-                seconds=0.5,
-            )
-            for image, prompt in zip(images, source_prompts, strict=True)
-        ]
-
-    def restore_rows(self, inversions: Sequence[Inversion]) -> list[Inversion]:
-        return list(inversions)
-
-    def edit_rows(
-        self, inversions: Sequence[Inversion], requests: Sequence[EditRequest], settings: EditSettings
-    ) -> list[Synthesis | RowError]:
-        self.batches.append(len(requests))
-        results: list[Synthesis | RowError] = []
-        for request in requests:
-            # A tokenizer takes no None.
-            assert isinstance(inversions[request.inversion].source_prompt, str)
-            self._check(request.prompt)
-            reconstruction = inversions[request.inversion].tensors["reconstruction"].numpy().astype(np.float32) / 255
-            target = np.full_like(reconstruction, len(request.prompt) % 10 / 10)
-            edited = reconstruction + np.float32(request.strength) * (target - reconstruction)
-            given = request.mask
-            mask = np.ones((SIDE, SIDE), np.float32) if given is None else given.astype(np.float32) / 255
-            results.append(Synthesis(edited, reconstruction, mask))
-        return results
-
-    def _check(self, what: object) -> None:
-        if what in self.fails_on:
-            raise self.fails_on[what]
+def committed_in(output: str) -> Committed:
+    """What an output holds."""
+    return Committed(
+        committed_inversions(output),
+        committed_artifact_rows(output),
+        committed_edits(output),
+        History(current_failures(output)),
+        remembered(output),
+    )
 
 
 class Job:
@@ -99,13 +49,7 @@ class Job:
         self.insist = False
 
     def fetch(self, asked: Sequence[Asked]) -> list[Any]:
-        committed = Committed(
-            committed_inversions(self.output),
-            committed_artifact_rows(self.output),
-            committed_edits(self.output),
-            self.history(),
-            remembered(self.output),
-        )
+        committed = replace(committed_in(self.output), history=self.history())
         return Fetch(self.config, Asking(self.prompts), FINGERPRINT, committed)(asked)
 
     def history(self) -> History:

@@ -15,7 +15,8 @@ from pipeline.records import PromptRow
 from pipeline.settings import InversionSettings
 from pipeline.stages.escalation import escalation_identity, inverted_until_near
 from tests.small_job import table
-from tests.stages.conftest import Job, StandInEditor
+from tests.stages.conftest import Job
+from tests.stages.stand_in import StandInEditor
 
 VAE_PSNR = 32.0
 FAST = JobConfig(preset="fast", qa_margin=1.0)

@@ -18,7 +18,8 @@ from pipeline.stages import source
 from pipeline.stages.rows import Asked
 from tests.io.rows import failure_row
 from tests.small_job import table
-from tests.stages.conftest import Job, StandInEditor
+from tests.stages.conftest import Job
+from tests.stages.stand_in import StandInEditor
 
 BLUE = PromptRow(edit_id="blue", prompt="a blue photo", strength=(0.0, 0.5, 1.0))
 Photograph = Callable[..., Asked]

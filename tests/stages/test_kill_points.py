@@ -18,7 +18,8 @@ from pipeline.stages.rows import Asked
 from tests.kills.points import KILL_POINTS, arm, install, pending
 from tests.results import Results, results
 from tests.small_job import photograph
-from tests.stages.conftest import Job, StandInEditor
+from tests.stages.conftest import Job
+from tests.stages.stand_in import StandInEditor
 
 OLD = (PromptRow(edit_id="blue", prompt="a blue photo", strength=(0.5, 1.0)),)
 # One edit takes another's place, one is new, one fails; so does an image that is missing.

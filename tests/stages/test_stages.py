@@ -27,7 +27,8 @@ from pipeline.stages import publish
 from pipeline.stages.engine import _restored
 from pipeline.stages.rows import Asked, load_orders
 from tests.small_job import table
-from tests.stages.conftest import Job, StandInEditor
+from tests.stages.conftest import Job
+from tests.stages.stand_in import StandInEditor
 
 BLUE = PromptRow(edit_id="blue", prompt="a blue photo", strength=(0.0, 0.5, 1.0))
 NAMED = PromptRow(edit_id="named", prompt="a photo of {thing}")
