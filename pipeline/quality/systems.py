@@ -54,10 +54,11 @@ AnySystem = Unedited | System | PeerSystem
 
 
 def own_systems() -> dict[str, System]:
-    """Prompts alone and prompt tuning alone, every method with the job's default edits, and every preset."""
+    """Prompts alone, with guidance and without, prompt tuning alone, every method with default edits, every preset."""
     bare = EditSettings(mask="none", composite="none", hold_structure=0)
     return {
         "prompt-swap": System(InversionSettings(method="ddim"), bare),
+        "unguided-prompt-swap": System(InversionSettings(method="ddim", guidance_scale=1.0), bare),
         "bare-prompt-tuning": System(InversionSettings(method="prompt-tuning"), bare),
         **{name: System(InversionSettings.model_validate({"method": name}), EditSettings()) for name in METHODS},
         **{name: System(preset.inversion, preset.edit) for name, preset in PRESETS.items()},
