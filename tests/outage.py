@@ -25,8 +25,8 @@ from tests.small_job import SETTINGS, photograph, write_inputs
 from tests.small_model import save_small_model
 
 _IMAGES: Final = 6
-# Roughly a third of a job's.
-_REQUESTS: Final = 100
+# Then a job of these is under way.
+_REQUESTS: Final = 60
 
 
 def main() -> None:
