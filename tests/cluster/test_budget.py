@@ -33,7 +33,8 @@ def test_a_spent_budget_ends_a_run_and_the_next_one_goes_on(
 def test_what_is_in_the_works_is_handed_on() -> None:
     """An actor whose time runs out over a batch hands on the part that it has in hand, and begins no other."""
     schema = pa.schema([("status", pa.string()), ("inversion", pa.string())])
-    actor = graph._EngineActor(JobConfig(), None, pa.schema([("part", pa.list_(pa.struct(schema)))]), time.time() + 0.2)
+    parts = pa.schema([("part", pa.list_(pa.struct(schema)))])
+    actor = graph._EngineActor(JobConfig(), None, None, parts, time.time() + 0.2, "run")
 
     def engine(rows: list[Any]) -> Iterator[list[Any]]:
         for _ in range(3):

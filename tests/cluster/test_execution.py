@@ -32,11 +32,14 @@ Run = Callable[..., Counts]
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """sha256 of every file below a folder but its leases, by its path there."""
+    """sha256 of every file below a folder, by its path there, but leases and what is remembered of photographs.
+
+    One that is a second old when it is read is remembered by the next run.
+    """
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in folder.rglob("*")
-        if path.is_file() and path.parent.name != "leases"
+        if path.is_file() and path.parent.name not in {"leases", "sources"}
     }
 
 
