@@ -32,7 +32,7 @@ def test_a_spent_budget_ends_a_run_and_the_next_one_goes_on(
 
 def test_what_is_in_the_works_is_handed_on() -> None:
     """An actor whose time runs out over a batch hands on the part that it has in hand, and begins no other."""
-    schema = pa.schema([("status", pa.string()), ("inversion", pa.string())])
+    schema = pa.schema([("image_id", pa.string()), ("status", pa.string()), ("inversion", pa.string())])
     parts = pa.schema([("part", pa.list_(pa.struct(schema)))])
     actor = graph._EngineActor(JobConfig(), None, None, parts, time.time() + 0.2, "run")
 
@@ -42,7 +42,7 @@ def test_what_is_in_the_works_is_handed_on() -> None:
             yield rows
 
     actor.__dict__["_engine"] = engine
-    batch = pa.table({"status": ["work"], "inversion": [None]}, schema=schema)
+    batch = pa.table({"image_id": ["a"], "status": ["work"], "inversion": [None]}, schema=schema)
     assert len(list(actor(batch))) == 2
     assert list(actor(batch)) == []
 

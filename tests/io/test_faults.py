@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.io import retries, storage
+from pipeline.io import folders, retries, storage
 from pipeline.io.storage import StorageError
 from tests.faults import FAULTS, Proxy, faulty
 
@@ -50,8 +50,8 @@ def test_every_operation_gives_what_it_gives_undisturbed(
         assert all(pool.map(storage.is_folder, [f"{s3}/{i}" for i in range(3)] * 4))
         assert list(pool.map(storage.list_files, [s3] * 8)) == [sorted(files)] * 8
         assert list(pool.map(storage.glob, [f"{s3}/*/1*"] * 8)) == [sorted(f for f in files if "/1" in f[-3:])] * 8
-        assert len(set(pool.map(storage.folder_version, [s3] * 8))) == 1
-    storage.copy_folder(s3, tmp_path / "copy")
+        assert len(set(pool.map(folders.folder_version, [s3] * 8))) == 1
+    folders.copy_folder(s3, tmp_path / "copy")
     assert {
         f"{s3}/{p.relative_to(tmp_path / 'copy')}": p.read_bytes() for p in (tmp_path / "copy").rglob("*/*")
     } == files
