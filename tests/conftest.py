@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.faults import Proxy, faulty
 from tests.s3_server import BUCKET, environment, s3_server
 
 # Ray's workers are nice by default and starve beside whatever else a small machine does; the commands' time
@@ -34,3 +35,12 @@ def s3_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def s3(s3_endpoint: str) -> str:
     """An `s3://bucket/prefix` that no other test uses."""
     return f"s3://{BUCKET}/{uuid.uuid4().hex}"
+
+
+@pytest.fixture
+def proxy(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    """A proxy that everything goes through. What it does is up to our own retries, not botocore's."""
+    with faulty(s3_endpoint) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+        yield proxy

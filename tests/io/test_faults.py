@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,16 +10,7 @@ import pytest
 
 from pipeline.io import folders, retries, storage
 from pipeline.io.storage import StorageError
-from tests.faults import FAULTS, Proxy, faulty
-
-
-@pytest.fixture
-def proxy(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
-    """A proxy that everything goes through. What it does is up to our own retries, not botocore's."""
-    with faulty(s3_endpoint) as proxy:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
-        monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-        yield proxy
+from tests.faults import FAULTS, Proxy
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +14,12 @@ from pipeline.io import retries
 from pipeline.io.storage import write_bytes
 from pipeline.records import PromptRow
 from pipeline.stages.rows import Asked
-from tests.faults import FAULTS, Proxy, faulty
+from tests.faults import FAULTS, Proxy
 from tests.results import Results, results
 from tests.stages.conftest import Job
 from tests.stages.stand_in import StandInEditor
 
 PROMPTS = [PromptRow(edit_id="blue", prompt="a blue photo", strength=(0.0, 0.5, 1.0))]
-
-
-@pytest.fixture
-def proxy(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
-    """A proxy that everything goes through. What it does is up to our own retries, not botocore's."""
-    with faulty(s3_endpoint) as proxy:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
-        monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-        yield proxy
 
 
 @pytest.fixture
