@@ -82,9 +82,9 @@ def invert_batch(
         JobError: more steps than the model has.
     """
     began = time.perf_counter()
-    z_0 = torch.cat([model.encode_images(part) for part in torch.split(pixels, slots)])
-    # As artifacts hold it, so that what is computed again from them is what it was.
-    z_0 = z_0.half().float()
+    # In half precision, as artifacts hold it, so that what is computed again from them is what it was; and one at a
+    # time, since that rounding makes a thousand times more of what a batch rounds differently.
+    z_0 = torch.cat([model.encode_images(part) for part in torch.split(pixels, 1)]).half().float()
     task = _task(model, z_0, prompts, settings, slots)
     found = inverted(METHODS[settings.method], task)
     ceiling, reached = (

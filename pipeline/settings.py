@@ -63,7 +63,7 @@ class InversionSettings(Settings):
     )
     segments: int = Field(5, ge=1, le=1000, description="how many segments the steps are divided into")
     max_iterations: int = Field(5, ge=0, le=1000, description="gradient steps per embedding, at most")
-    learning_rate: float = Field(0.03, gt=0, le=1, description="Adam's learning rate, falling to zero over a fit")
+    learning_rate: float = Field(0.04, gt=0, le=1, description="Adam's learning rate, falling to zero over a fit")
     tolerance: float = Field(1e-4, ge=0, description="a row stops once its latent error is below this")
     min_gain: float = Field(
         0.05, ge=0, lt=1, description="a row stops once an iteration takes less than this share off its error; 0: never"

@@ -87,6 +87,15 @@ def test_a_batch_gives_what_single_images_give(editor: Editor, name: str) -> Non
         assert difference.max() <= 2
 
 
+def test_a_batchs_latents_are_those_of_single_images_bit_by_bit(editor: Editor) -> None:
+    """What fits and edits begin with is rounded to half precision, which would make steps of rounding errors."""
+    images = [_photograph(seed, 64, 64) for seed in range(8)]
+    together = editor.invert(images, source_prompts=SOURCE, settings=SETTINGS["ddim"])
+    for image, inversion in zip(images, together, strict=True):
+        [alone] = editor.invert([image], source_prompts=SOURCE, settings=SETTINGS["ddim"])
+        assert torch.equal(inversion.tensors["trajectory"][0], alone.tensors["trajectory"][0])
+
+
 @pytest.mark.parametrize("name", SETTINGS)
 def test_strength_zero_returns_the_original_exactly(editor: Editor, name: str) -> None:
     """Every pixel of the original comes back, at its own size."""

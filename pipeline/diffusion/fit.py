@@ -24,6 +24,10 @@ from pipeline.diffusion.solver import step_down
 # How much of the last step's embedding the next one starts from; the rest is the prompt's own. A full warm
 # start adds the moves of all steps up, until the embedding no longer takes an edit (infra/decisions/0006).
 _WARMTH: Final = 0.5
+# How much of the earlier steps' gradients goes into a step's first one. Steps near each other ask for nearly the same
+# change, and a gradient near the floor of its loss is small and turns with the slightest difference of its latents,
+# such as a batch's rounding makes: their mean does not (infra/decisions/0006).
+_PERSISTENCE: Final = 0.8
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,14 +159,15 @@ def _gains(schedule: NoiseSchedule, settings: FitSettings) -> list[float]:
 
 
 def _per_step(task: _Task) -> Row[_Found]:
-    z, fitted, embeddings = task.trajectory[-1], task.start, list[Tensor]()
+    z, fitted, embeddings, slope = task.trajectory[-1], task.start, list[Tensor](), None
     total, converged, expected = 0, True, task.settings.max_iterations
     for step in task.steps:
         land = yield from _landing_of(task, z, step)
         start = task.start.lerp(fitted, _WARMTH)
-        z, fitted, taken, enough = yield from _fit_step(land, start, expected, task.settings)
+        found = yield from _fit_step(land, start, slope, expected, task.settings)
+        z, fitted, slope, expected = found.z, found.embedding, found.slope, found.iterations
         embeddings.append(fitted)
-        total, converged, expected = total + taken, converged and enough, taken
+        total, converged = total + found.iterations, converged and found.converged
     return torch.stack(embeddings[::-1]), total, converged, z
 
 
@@ -182,10 +187,21 @@ def _guided(constant: Tensor, learned: Tensor, step: int, settings: FitSettings)
     return guided(learned, constant, scale)
 
 
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """One step's fit: where it lands, its embedding, the first gradients of the steps so far, and how it ended."""
+
+    z: Tensor
+    embedding: Tensor
+    slope: Tensor | None
+    iterations: int
+    converged: bool
+
+
 def _fit_step(
-    land: partial[Land], embedding: Tensor, expected: int, settings: FitSettings
-) -> Row[tuple[Tensor, Tensor, int, bool]]:
-    """Move one step's embedding → where it lands, the embedding, iterations, and whether that was enough.
+    land: partial[Land], embedding: Tensor, slope: Tensor | None, expected: int, settings: FitSettings
+) -> Row[_Step]:
+    """Move one step's embedding, the `slope` of the steps before it given.
 
     `expected` iterations are likely, as many as the step before took: up to these, landings come with gradients.
     """
@@ -203,10 +219,13 @@ def _fit_step(
             break
         if landing.gradient is None:
             landing = yield replace(ask, descends=True)
-        direction, adam = adam.direction(landing.gradient)
+        gradient = landing.gradient
+        if iteration == 0:
+            gradient = slope = gradient if slope is None else slope.lerp(gradient, 1 - _PERSISTENCE)
+        direction, adam = adam.direction(gradient)
         embedding = embedding - _vigour(landing.error, before, settings) * settings.rate(iteration) * direction
         before = landing.error
-    return landed, fitted, iteration, enough(landing.error)
+    return _Step(landed, fitted, slope, iteration, enough(landing.error))
 
 
 def _is_enough(error: float, before: float, settings: FitSettings) -> bool:
