@@ -9,11 +9,17 @@ from pipeline.settings import FITTED, JOINT_ITERATIONS, MASK_LEVELS, EditSetting
 
 def inversion_cost(settings: InversionSettings) -> int:
     """Network evaluations of one inversion, at most; a gradient step, where it is expected, counts as three."""
-    # Edit-friendly latents are noised, without the network.
-    up, down = 0 if settings.method == "edit-friendly" else 1 + settings.refine_iterations, _down(settings)
+    down = _finding(settings)
     guided = settings.num_inference_steps + _guided_steps(settings)
     again = (1 + max(JOINT_ITERATIONS, settings.refine_iterations)) * guided + down
-    return up * settings.num_inference_steps + down + settings.refine_rounds * again
+    return _up(settings) + down + settings.refine_rounds * again
+
+
+def restoring_cost(settings: InversionSettings) -> int:
+    """Network evaluations of what a stored artifact left out, which its edits need: the way up and the way down."""
+    if settings.artifact == "full":
+        return 0
+    return (_up(settings) if settings.retraces else 0) + _down(settings)
 
 
 def edit_cost(inversion: InversionSettings, edit: EditSettings, held: float, *, guided: bool) -> int:
@@ -29,19 +35,29 @@ def edit_cost(inversion: InversionSettings, edit: EditSettings, held: float, *, 
     return steps + guided_steps + held_steps + min(held_steps, guided_steps) + mask
 
 
+def _up(settings: InversionSettings) -> int:
+    """Network evaluations from an image to its noise."""
+    if settings.method == "edit-friendly":
+        return 0  # its latents are noised, without the network
+    return (1 + settings.refine_iterations) * settings.num_inference_steps
+
+
 def _down(settings: InversionSettings) -> int:
+    """Network evaluations from the noise back to the image, all that this takes being known."""
+    guided_steps = 0 if settings.method == "negative-prompt" else _guided_steps(settings)
+    return settings.num_inference_steps + guided_steps
+
+
+def _finding(settings: InversionSettings) -> int:
     """Network evaluations of finding what brings a method back from the noise."""
-    steps, guided_steps = settings.num_inference_steps, _guided_steps(settings)
-    if settings.method == "negative-prompt":
-        return steps
     if settings.method not in FITTED:
-        return steps + guided_steps
-    gradients = 3 * settings.max_iterations * steps
+        return _down(settings)
+    gradients = 3 * settings.max_iterations * settings.num_inference_steps
     # An embedding per step lands where the next step begins; one for several is followed down once it is found.
-    again = 0 if settings.embeddings == "per-step" else guided_steps
+    again = 0 if settings.embeddings == "per-step" else _guided_steps(settings)
     if settings.artifact == "compact":
-        again += steps + guided_steps  # where the factors lead
-    return steps + guided_steps + gradients + again
+        again += _down(settings)  # where the factors lead
+    return _down(settings) + gradients + again
 
 
 def _guided_steps(settings: InversionSettings) -> int:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final
 
+from pipeline.cost import restoring_cost
 from pipeline.errors import RowError
 from pipeline.io.outcomes import Summary
 from pipeline.io.selection import applies, columns_named, filled_in
@@ -65,7 +66,7 @@ def estimated(plan: Plan, there: Summary, images: int, edits: int, lacking: Sequ
         distinct_prompts=len(distinct_prompts(plan)),
         reads=bytes_of(sorted(read)),
         writes=_total((images, per_inversion), (edits, per_picture)),
-        seconds=_seconds(plan, there, images, edits),
+        seconds=_seconds(plan, there, images, edits, restored=len(lacking) - images),
         # A cluster is not asked before there is something to run on it: one with GPUs gives each actor one.
         gpus=1.0 if gpus is None else gpus,
     )
@@ -96,8 +97,11 @@ def _text(row: PromptRow, columns: Mapping[str, Any]) -> list[str]:
         return []
 
 
-def _seconds(plan: Plan, there: Summary, images: int, edits: int) -> float | None:
-    """How long the model takes, at this output's own speed; what it has not made yet is timed by the other's cost."""
+def _seconds(plan: Plan, there: Summary, images: int, edits: int, restored: int) -> float | None:
+    """How long the model takes, at this output's own speed; what was not timed there is timed by what it costs.
+
+    Of `restored` images the artifacts are there, and edits lack.
+    """
     inversion, edit = work_of(plan)
     made = there.inversions * inversion + there.edits * edit
     if not (made and there.seconds):
@@ -107,7 +111,8 @@ def _seconds(plan: Plan, there: Summary, images: int, edits: int) -> float | Non
         there.inversion_seconds / there.inversions if there.inversions else per_evaluation * inversion,
         there.edit_seconds / there.edits if there.edits else per_evaluation * edit,
     )
-    return images * each[0] + edits * each[1]
+    restoring = restored * restoring_cost(plan.config.inversion) * per_evaluation
+    return images * each[0] + edits * each[1] + restoring
 
 
 def _total(*parts: tuple[int, float | None]) -> int | None:

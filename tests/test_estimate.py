@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from jobs.report import plan_lines, size
 from pipeline.config import JobConfig
+from pipeline.cost import restoring_cost
+from pipeline.editor import Editor
 from pipeline.estimate import Estimate, distinct_prompts, estimated
 from pipeline.io import sizes
 from pipeline.io.artifacts import write_rows
 from pipeline.io.outcomes import summary
 from pipeline.io.storage import write_bytes
+from pipeline.methods import METHODS
+from pipeline.models.assembly import load_stable_diffusion
+from pipeline.models.measuring import counted_passes
+from pipeline.models.stable_diffusion import StableDiffusion
 from pipeline.planning import Plan, read_plan, remainder, work_of
+from pipeline.settings import InversionSettings
 from tests.io.rows import edit_row, inversion_row
 
 PROMPTS = (
@@ -24,6 +33,12 @@ PROMPTS = (
     {"edit_id": "chairs", "prompt": "a green chair", "where": {"thing": "chair"}},
     {"edit_id": "one", "prompt": "a blue mug", "image_id": "0"},
 )
+
+
+@pytest.fixture(scope="module")
+def model() -> StableDiffusion:
+    """The bundled one."""
+    return load_stable_diffusion(None, "cpu")
 
 
 def plan_over(folder: Path, **config: Any) -> Plan:
@@ -78,7 +93,9 @@ def test_what_has_run_is_the_measure_of_the_rest(tmp_path: Path) -> None:
     write_rows(plan.output, "edits", edits)
     rest = estimate(plan)
     assert (rest.images, rest.edits) == (8, plan.edits)
-    assert rest.seconds == 8 * 100 + plan.edits * 20
+    inversion, edit = work_of(plan)
+    restored = 2 * restoring_cost(plan.config.inversion) * 240 / (2 * inversion + 2 * edit)
+    assert rest.seconds == pytest.approx(8 * 100 + plan.edits * 20 + restored)
     assert rest.writes == 8 * Path(str(uri)).stat().st_size / 2 + plan.edits * 200
     assert rest.gpu_hours == pytest.approx(rest.seconds * 0.5 / 3600)
     assert f"{rest.gpu_hours:,.3g} GPU-hours of the model alone, {rest.gpu_hours * 3:,.2f} at 3 each" in told(plan)
@@ -89,7 +106,28 @@ def test_edits_not_made_yet_are_timed_by_the_inversions(tmp_path: Path) -> None:
     plan = plan_over(tmp_path)
     inversion, edit = work_of(plan)
     write_rows(plan.output, "inversions", [inversion_row("0", seconds=float(inversion))])
+    assert estimate(plan).seconds == 9 * inversion + plan.edits * edit + restoring_cost(plan.config.inversion)
+
+
+def test_whole_artifacts_are_edited_at_once(tmp_path: Path) -> None:
+    """Nothing that they need is computed again, so that a plan takes no time for it."""
+    plan = plan_over(tmp_path, inversion=InversionSettings(artifact="full"))
+    inversion, edit = work_of(plan)
+    write_rows(plan.output, "inversions", [inversion_row("0", seconds=float(inversion))])
     assert estimate(plan).seconds == 9 * inversion + plan.edits * edit
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_restoring_costs_what_the_network_is_asked_for(model: StableDiffusion, method: str) -> None:
+    """As many rows go through it as the plan counts, for every method."""
+    settings = InversionSettings.model_validate({"method": method, "num_inference_steps": 6, "guidance_scale": 2.0})
+    editor = Editor(model)
+    image = np.full((64, 64, 3), 128, np.uint8)
+    [inversion] = editor.invert([image], source_prompts="a photo of a red mug", settings=settings)
+    kept = replace(inversion, tensors=inversion.kept)
+    with counted_passes(model) as passes:
+        editor.restore_rows([kept])
+    assert passes.forward["unet"] == restoring_cost(settings)
 
 
 def test_many_originals_are_measured_by_a_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
