@@ -15,7 +15,7 @@ from pipeline.cluster.session import connect
 from pipeline.errors import CODES
 from pipeline.io.artifacts import write_rows
 from pipeline.io.lease import Fence, held
-from pipeline.io.outcomes import committed_artifact_rows, committed_edits, committed_inversions, current_failures
+from pipeline.io.outcomes import committed_edits, committed_inversions, current_failures
 from pipeline.io.sources import remembered
 from pipeline.keys import sha256_hex
 from pipeline.planning import Asking, Counts, Plan, left, refused_ids
@@ -76,7 +76,6 @@ def fetch_of(plan: Plan, history: History) -> Fetch:
     """
     committed = Committed(
         committed_inversions(plan.artifacts),
-        committed_artifact_rows(plan.artifacts),
         committed_edits(plan.output),
         history,
         remembered(plan.output),

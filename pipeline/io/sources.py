@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.io.rows_read import read_rows
+from pipeline.io.rows_read import columns_in_parts, read_rows
 from pipeline.io.stamps import Stamp, stamps
 from pipeline.io.storage import StorageError
 
@@ -63,8 +63,8 @@ class Memory:
         return {uri: sha256 for uri, sha256 in recalled.items() if sha256 is not None}
 
     def _find(self, uri: str, stamp: Stamp) -> str | None:
-        key = np.bytes_(_digest(uri, stamp.size, stamp.version))
-        at = int(np.searchsorted(self.keys, key))
+        key = _digest(uri, stamp.size, stamp.version)
+        at = int(self.keys.searchsorted(key))
         return self.sha256s[at].tobytes().hex() if at < len(self) and self.keys[at] == key else None
 
 
@@ -80,9 +80,13 @@ def remembered(output: str) -> Memory:
     table = read_rows(output, "sources", {"uri", "size", "version", "sha256"})
     if not len(table):
         return NO_MEMORY
-    columns = (table[name].to_pylist() for name in ("uri", "size", "version"))
-    keys = np.fromiter(map(_digest, *columns), _KEY, len(table))
-    sha256s = np.frombuffer(bytes.fromhex("".join(table["sha256"].to_pylist())), np.uint8).reshape(-1, 32)
+    keys, sha256s = np.empty(len(table), _KEY), np.empty((len(table), 32), np.uint8)
+    at = 0
+    for *names, digests in columns_in_parts(table, ("uri", "size", "version", "sha256")):
+        part = slice(at, at + len(digests))
+        keys[part] = list(map(_digest, *names))
+        sha256s[part] = np.frombuffer(bytes.fromhex("".join(digests)), np.uint8).reshape(-1, 32)
+        at = part.stop
     keys, first = np.unique(keys, return_index=True)
     return Memory(keys, sha256s[first])
 

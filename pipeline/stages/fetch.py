@@ -11,9 +11,9 @@ from typing import Final
 from pipeline.config import JobConfig
 from pipeline.errors import RowError
 from pipeline.io.images import Photo, check_mask_shape, decode, decode_mask
-from pipeline.io.outcomes import EditIndex, KeyIndex, read_inversion
+from pipeline.io.outcomes import EditIndex, InversionIndex, read_inversion
 from pipeline.io.sources import Memory
-from pipeline.keys import artifact_row_key, content_key, edit_key, inversion_key, seed_of
+from pipeline.keys import content_key, edit_key, inversion_key, seed_of
 from pipeline.planning import Asking
 from pipeline.records import Edit
 from pipeline.settings import Controls
@@ -42,8 +42,7 @@ _ARTIFACT_COLUMNS: Final = (
 class Committed:
     """What the output holds already; inversions may come from an earlier output."""
 
-    inversions: KeyIndex
-    artifact_rows: frozenset[str]
+    inversions: InversionIndex
     edits: EditIndex
     history: History
     sources: Memory
@@ -103,7 +102,7 @@ class Fetch:
         standing = {order.key: error for order in missing if (error := self._standing(visit, order))}
         todo = [order for order in missing if order.key not in standing]
         invert = visit.inversion_key not in self._committed.inversions
-        named = artifact_row_key(visit.inversion_key, visit.image.image_id) in self._committed.artifact_rows
+        named = self._committed.inversions.has_row(visit.inversion_key, visit.image.image_id)
         work = bool(todo) or not named
         payloads = self._payloads(visit, mask, invert=invert) if work else NOTHING
         for order in missing:
