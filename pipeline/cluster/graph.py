@@ -7,7 +7,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from functools import cached_property
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final, Protocol, cast
 
 import pyarrow as pa
 import ray
@@ -38,7 +38,24 @@ _INIT_DEATHS: Final = 8
 _TOLD: Final = pa.schema([("counts", pa.string()), ("events", pa.list_(pa.string()))])
 
 
-def outcomes(plan: Plan, fetch: Fetch, publish: Publish, resources: Resources) -> Iterator[Counts]:
+class LoadEngine(Protocol):
+    """Makes an actor's engine, as `Engine.loaded` does."""
+
+    def __call__(
+        self, config: JobConfig, device: str | None, row_seconds: float | None, *, apart: bool
+    ) -> Engine: ...
+
+
+def load_engine(config: JobConfig, device: str | None, row_seconds: float | None, *, apart: bool) -> Engine:
+    """The engine of a job's model."""
+    from pipeline.stages.engine import Engine  # and with it the model's libraries
+
+    return Engine.loaded(config, device, row_seconds, apart=apart)
+
+
+def outcomes(
+    plan: Plan, fetch: Fetch, publish: Publish, resources: Resources, load: LoadEngine = load_engine
+) -> Iterator[Counts]:
     """Run the job, yielding what came of each part of its results as it is committed.
 
     Raises:
@@ -61,7 +78,7 @@ def outcomes(plan: Plan, fetch: Fetch, publish: Publish, resources: Resources) -
         )
         .map_batches(
             _EngineActor,
-            fn_constructor_args=(config, resources.device, row_seconds, made, deadline, run_id),
+            fn_constructor_args=(config, resources.device, row_seconds, made, deadline, run_id, load),
             compute=ray.data.ActorPoolStrategy(size=config.actors),
             batch_size=config.batch_size,
             batch_format="pyarrow",
@@ -171,7 +188,9 @@ class _EngineActor:
         schema: pa.Schema,
         deadline: float,
         run_id: str,
+        load: LoadEngine,
     ) -> None:
+        self._load = load
         self._config = config
         self._device = device
         self._row_seconds = row_seconds
@@ -182,10 +201,8 @@ class _EngineActor:
 
     @cached_property
     def _engine(self) -> Engine:
-        from pipeline.stages.engine import Engine  # and with it the model's libraries
-
         apart = bool(ray.get_runtime_context().was_current_actor_reconstructed)
-        return Engine.loaded(self._config, self._device, self._row_seconds, apart=apart)
+        return self._load(self._config, self._device, self._row_seconds, apart=apart)
 
     def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
         rows = cast("list[Fetched]", table.to_pylist())
