@@ -30,7 +30,7 @@ from pipeline.io.selection import filled_in
 from pipeline.io.uris import canonical
 from pipeline.models.families import FAMILIES, Family, lacking, pipeline_class
 from pipeline.models.loading import model_fingerprint
-from pipeline.records import Edit, ImageRow, PromptRow, Refusal
+from pipeline.records import Edit, PromptRow, Refusal
 from pipeline.settings import Controls, EditSettings
 from pipeline.words import absent
 
@@ -49,13 +49,13 @@ class Asking:
         for prompt in prompts:
             self._by_image[prompt.image_id].append(prompt)
 
-    def of(self, image: ImageRow) -> tuple[list[Edit], list[tuple[Edit, RowError]]]:
-        """The edits of one image, and those that cannot be asked because their prompt cannot be filled in."""
+    def of(self, columns: Mapping[str, Any]) -> tuple[list[Edit], list[tuple[Edit, RowError]]]:
+        """The edits of the image with these columns, and those whose prompt cannot be filled in."""
         edits: list[Edit] = []
         refused: list[tuple[Edit, RowError]] = []
-        for prompt in self._about(image.image_id):
+        for prompt in self._about(columns["image_id"]):
             try:
-                edits += edits_for(image, [prompt])
+                edits += edits_for(columns, [prompt])
             except RowError as error:
                 refused += [(Edit(prompt.edit_id, prompt.text, strength), error) for strength in prompt.strengths]
         return edits, refused

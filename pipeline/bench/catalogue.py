@@ -167,7 +167,9 @@ def _inversions(plan: Plan, rows: Sequence[Fetched]) -> pa.Table:
             "relatent_version": "0",
         },
     )
-    return table.append_column("category", _categories(rows)).append_column("mask_uri", pa.nulls(len(rows), pa.string()))
+    return table.append_column("category", _categories(rows)).append_column(
+        "mask_uri", pa.nulls(len(rows), pa.string())
+    )
 
 
 _OF_IMAGES: Final = ("inversion_key", "image_id", "image_uri", "image_sha256", "source_prompt")

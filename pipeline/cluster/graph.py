@@ -41,9 +41,7 @@ _TOLD: Final = pa.schema([("counts", pa.string()), ("events", pa.list_(pa.string
 class LoadEngine(Protocol):
     """Makes an actor's engine, as `Engine.loaded` does."""
 
-    def __call__(
-        self, config: JobConfig, device: str | None, row_seconds: float | None, *, apart: bool
-    ) -> Engine: ...
+    def __call__(self, config: JobConfig, device: str | None, row_seconds: float | None, *, apart: bool) -> Engine: ...
 
 
 def load_engine(config: JobConfig, device: str | None, row_seconds: float | None, *, apart: bool) -> Engine:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.io.rows_read import columns_in_parts, read_rows
-from pipeline.io.stamps import Stamp, stamps
+from pipeline.io.stamps import stamps
 from pipeline.io.storage import StorageError
 
 _LOG: Final = logging.getLogger("relatent.storage")
@@ -59,13 +59,14 @@ class Memory:
         except StorageError as error:
             _LOG.warning("%s; reading what may be unchanged", error)
             return {}
-        recalled = {uri: self._find(uri, stamp) for uri, stamp in found.items()}
-        return {uri: sha256 for uri, sha256 in recalled.items() if sha256 is not None}
-
-    def _find(self, uri: str, stamp: Stamp) -> str | None:
-        key = _digest(uri, stamp.size, stamp.version)
-        at = int(self.keys.searchsorted(key))
-        return self.sha256s[at].tobytes().hex() if at < len(self) and self.keys[at] == key else None
+        wanted = np.array([_digest(uri, stamp.size, stamp.version) for uri, stamp in found.items()], _KEY)
+        places = np.minimum(self.keys.searchsorted(wanted), len(self) - 1)
+        known = self.keys[places] == wanted
+        return {
+            uri: self.sha256s[at].tobytes().hex()
+            for uri, at, is_known in zip(found, places.tolist(), known.tolist(), strict=True)
+            if is_known
+        }
 
 
 NO_MEMORY: Final = Memory(np.empty(0, _KEY), np.empty((0, 32), np.uint8))
