@@ -35,6 +35,9 @@ _WAITING_CPUS: Final = 0.5
 # A batch on a slow machine may take long; Ray's own limit of half an hour would end the job.
 _NO_PROGRESS_SECONDS: Final = 24 * 3600
 _INIT_DEATHS: Final = 8
+# Ray takes some ten milliseconds for a task, in which a row that needs nothing is looked at some hundred times.
+_TASK_ROWS: Final = 2048
+_TASKS: Final = 32  # that small plans are cut into, if they have as many batches
 _TOLD: Final = pa.schema([("counts", pa.string()), ("events", pa.list_(pa.string()))])
 
 
@@ -69,7 +72,7 @@ def outcomes(
     dataset = (
         ray.data.from_arrow(_blocks(asked, config.batch_size))
         .map_batches(
-            _fetching(fetch, fetched, deadline, run_id, row_seconds),
+            _fetching(fetch, fetched, deadline, run_id, row_seconds, config.batch_size),
             batch_size=None,
             batch_format="pyarrow",
             num_cpus=_WAITING_CPUS,
@@ -103,11 +106,12 @@ def outcomes(
         raise
 
 
-def _blocks(asked: pa.Table, rows: int) -> list[pa.Table]:
-    """The plan cut into what is fetched together.
+def _blocks(asked: pa.Table, batch_size: int) -> list[pa.Table]:
+    """The plan cut into what one task fetches: some batches, fewer where there would be few tasks.
 
     Ray's own repartitioning would be fused with fetching, which puts the pieces together again.
     """
+    rows = max(1, min(_TASK_ROWS, len(asked) // _TASKS) // batch_size) * batch_size
     return [asked.slice(start, rows) for start in range(0, len(asked), rows)]
 
 
@@ -134,22 +138,35 @@ def _deadline(config: JobConfig, resources: Resources) -> float:
 
 
 def _fetching(
-    fetch: Fetch, schema: pa.Schema, deadline: float, run_id: str, row_seconds: float | None
-) -> Callable[[pa.Table], pa.Table]:
-    """Fetching as a function of tables. It is stored once: its indexes may be large, and workers share them."""
+    fetch: Fetch, schema: pa.Schema, deadline: float, run_id: str, row_seconds: float | None, batch_size: int
+) -> Callable[[pa.Table], Iterator[pa.Table]]:
+    """Fetching as a function of tables. It is stored once: its indexes may be large, and workers share them.
+
+    A table is fetched batch by batch, and handed on as soon as there is a batch of what has work or something to say.
+    """
     stored = ray.put(fetch)
 
-    def run(table: pa.Table) -> pa.Table:
-        if time.time() > deadline:
-            return to_table([], schema)
-        rows = cast("list[Asked]", table.to_pylist())
+    def run(table: pa.Table) -> Iterator[pa.Table]:
+        fetch: Fetch = ray.get(stored)
+        waiting: list[Fetched] = []
+        for start in range(0, len(table), batch_size):
+            if time.time() > deadline:
+                break
+            rows = cast("list[Asked]", table.slice(start, batch_size).to_pylist())
+            waiting = fetch.with_done_rows_as_one([*waiting, *fetched(fetch, rows)])
+            if len(waiting) >= batch_size:
+                yield to_table(waiting, schema)
+                waiting = []
+        yield to_table(waiting, schema)
+
+    def fetched(fetch: Fetch, rows: list[Asked]) -> list[Fetched]:
         with metrics.stage("fetch"), attempt(run_id, "fetch", [row["image_id"] for row in rows]) as deaths:
             if deaths:
                 from pipeline.stages.careful import fetched_carefully  # and with it the model's libraries
 
-                return to_table(fetched_carefully(ray.get(stored), rows, row_seconds), schema)
+                return fetched_carefully(fetch, rows, row_seconds)
             with cut_off(seconds_for(len(rows), row_seconds, STORAGE_SECONDS)):
-                return to_table(ray.get(stored)(rows), schema)
+                return fetch(rows)
 
     return run
 
