@@ -12,13 +12,12 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import ray
 import torch
 
 from pipeline.bench.catalogue import write_catalogue
-from pipeline.bench.stand_in import LoadStandIn
 from pipeline.cluster import spans
 from pipeline.cluster.execution import execute, fetch_of
 from pipeline.cluster.session import connect
@@ -29,6 +28,9 @@ from pipeline.io.storage import join
 from pipeline.planning import Counts, read_plan
 from pipeline.quality.speed.machine import describe, peak_memory
 from pipeline.stages.history import History
+
+if TYPE_CHECKING:
+    from pipeline.stages.engine import Engine
 
 _T = TypeVar("_T")
 
@@ -112,8 +114,8 @@ class ScaleReport:
                 f"| {' | '.join(heads)} |",
                 "|---" * len(heads) + "|",
                 *(
-                    f"| {s.rows:,} | {s.planning_rate:,.0f} | {s.anti_join_rate:,.0f} | {s.job_s:.1f} | {s.again_s:.1f} "
-                    f"| {s.again_us:.0f} | {_megabytes(s.driver_mb)} |"
+                    f"| {s.rows:,} | {s.planning_rate:,.0f} | {s.anti_join_rate:,.0f} | {s.job_s:.1f} "
+                    f"| {s.again_s:.1f} | {s.again_us:.0f} | {_megabytes(s.driver_mb)} |"
                     for s in self.sizes
                 ),
                 "",
@@ -178,9 +180,9 @@ def _measured(config: JobConfig, new: int, row_seconds: float, noted: Path) -> S
         indexed = time.perf_counter()
         tables = _tables(plan.output)
         try:
-            first, job_s = _timed(lambda: execute(plan, _nobody, load=LoadStandIn(row_seconds)))
+            first, job_s = _timed(lambda: execute(plan, _nobody, load=_LoadStandIn(row_seconds)))
             before = len(spans.read(noted))
-            again, again_s = _timed(lambda: execute(plan, _nobody, load=LoadStandIn(row_seconds)))
+            again, again_s = _timed(lambda: execute(plan, _nobody, load=_LoadStandIn(row_seconds)))
         finally:
             ray.shutdown()
     looks = [span for span in spans.read(noted)[before:] if span.stage == "fetch"]
@@ -203,6 +205,18 @@ def _measured(config: JobConfig, new: int, row_seconds: float, noted: Path) -> S
         libraries_mb=libraries.mb,
         tables={k: of | {"added": after[k]["files"] - of["files"]} for k, of in tables.items()},
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _LoadStandIn:
+    """Loads a stand-in, in the place of the job's model."""
+
+    row_seconds: float
+
+    def __call__(self, config: JobConfig, *_: Any, **__: Any) -> Engine:
+        from pipeline.bench.stand_in import StandInEditor, engine_around  # and with it the model's libraries
+
+        return engine_around(StandInEditor(self.row_seconds), config)
 
 
 def _timed(call: Callable[[], Counts]) -> tuple[Counts, float]:

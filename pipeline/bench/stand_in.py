@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -54,19 +53,12 @@ class StandInEditor:
     def restore_rows(self, inversions: Sequence[Inversion]) -> list[Inversion]:
         return list(inversions)
 
-    def edit_rows(
-        self, inversions: Sequence[Inversion], requests: Sequence[EditRequest], settings: EditSettings
-    ) -> list[Synthesis]:
+    def edit_rows(self, _: Sequence[Inversion], requests: Sequence[EditRequest], __: EditSettings) -> list[Synthesis]:
         time.sleep(self._row_seconds * len(requests))
         grey, everywhere = np.full((SIDE, SIDE, 3), 0.5, np.float32), np.ones((SIDE, SIDE), np.float32)
         return [Synthesis(grey, grey, everywhere) for _ in requests]
 
 
-@dataclass(frozen=True, slots=True)
-class LoadStandIn:
-    """Loads the real engine around a stand-in, in the place of `Engine.loaded`."""
-
-    row_seconds: float
-
-    def __call__(self, config: JobConfig, device: str | None, row_seconds: float | None, *, apart: bool) -> Engine:
-        return Engine(config, GuardedEditor(InProcess(StandInEditor(self.row_seconds), row_seconds)))
+def engine_around(editor: StandInEditor, config: JobConfig) -> Engine:
+    """The real engine, with a stand-in in the place of its editor."""
+    return Engine(config, GuardedEditor(InProcess(editor, None)))

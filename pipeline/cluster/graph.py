@@ -142,22 +142,27 @@ def _fetching(
 ) -> Callable[[pa.Table], Iterator[pa.Table]]:
     """Fetching as a function of tables. It is stored once: its indexes may be large, and workers share them.
 
-    A table is fetched batch by batch, and handed on as soon as there is a batch of what has work or something to say.
+    What needs nothing is found in a whole table at once; the rest is fetched, and handed on, batch by batch.
     """
     stored = ray.put(fetch)
 
     def run(table: pa.Table) -> Iterator[pa.Table]:
+        if time.time() > deadline:
+            return
         fetch: Fetch = ray.get(stored)
-        waiting: list[Fetched] = []
-        for start in range(0, len(table), batch_size):
+        rows = cast("list[Asked]", table.to_pylist())
+        with metrics.stage("fetch"), cut_off(seconds_for(len(rows), row_seconds, STORAGE_SECONDS)):
+            waiting, others = fetch.done(rows)
+        for start in range(0, len(others), batch_size):
             if time.time() > deadline:
                 break
-            rows = cast("list[Asked]", table.slice(start, batch_size).to_pylist())
-            waiting = fetch.with_done_rows_as_one([*waiting, *fetched(fetch, rows)])
+            batch = others[start : start + batch_size]
+            waiting = fetch.with_done_rows_as_one([*waiting, *fetched(fetch, batch)])
             if len(waiting) >= batch_size:
                 yield to_table(waiting, schema)
                 waiting = []
-        yield to_table(waiting, schema)
+        if waiting:
+            yield to_table(waiting, schema)
 
     def fetched(fetch: Fetch, rows: list[Asked]) -> list[Fetched]:
         with metrics.stage("fetch"), attempt(run_id, "fetch", [row["image_id"] for row in rows]) as deaths:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pipeline.errors import RowError
 from pipeline.io import storage
 from pipeline.io.artifacts import FAILURE_SCHEMA, IDENTIFYING, KEY_COLUMNS, RECOVERED, Kind
-from pipeline.io.rows_read import AGE, FILE, IDENTITY, ROW, columns_in_parts, current_rows, newest, read_rows
+from pipeline.io.rows_read import AGE, FILE, IDENTITY, ROW, among, columns_in_parts, current_rows, newest, read_rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +44,10 @@ class KeyIndex:
 
     def __contains__(self, key: object) -> bool:
         return isinstance(key, str) and self._find(key) is not None
+
+    def holds(self, keys: Sequence[str]) -> NDArray[np.bool_]:
+        """Which of these are committed."""
+        return among(self.keys, np.array(keys, self.keys.dtype))
 
     def place_of(self, key: str) -> tuple[str, int]:
         """URI of a file that holds the key, and which of its rows does.
@@ -74,7 +78,11 @@ class InversionIndex(KeyIndex):
 
     def has_row(self, key: str, image_id: str) -> bool:
         """Whether an image has a row of its own for this inversion."""
-        return _is_among(self.rows, _hash(key, image_id))
+        return bool(self.have_rows([key], [image_id])[0])
+
+    def have_rows(self, keys: Sequence[str], image_ids: Sequence[str]) -> NDArray[np.bool_]:
+        """Which of these images have a row of their own, each for the inversion of this key."""
+        return among(self.rows, np.fromiter(map(_hash, keys, image_ids), np.uint64, len(keys)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,18 +97,14 @@ class EditIndex(KeyIndex):
 
     def in_place_of(self, key: str, image_id: str, edit_id: str, strength: float) -> bool:
         """Whether an edit's picture is to be where another edit's is."""
-        return key not in self and _is_among(self.places, _hash(image_id, edit_id, strength))
+        place = np.array([_hash(image_id, edit_id, strength)], np.uint64)
+        return key not in self and bool(among(self.places, place)[0])
 
 
 def _hash(*names: str | float) -> int:
     """8 bytes of what a few names are together."""
     text = "\0".join([name if isinstance(name, str) else repr(name) for name in names])
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
-
-
-def _is_among(hashes: NDArray[np.uint64], wanted: int) -> bool:
-    at = int(hashes.searchsorted(np.uint64(wanted)))
-    return at < len(hashes) and int(hashes[at]) == wanted
 
 
 def committed_inversions(output: str) -> InversionIndex:

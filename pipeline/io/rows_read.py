@@ -73,6 +73,14 @@ def columns_in_parts(table: pa.Table, names: Sequence[str]) -> Iterator[list[lis
         yield [column.to_pylist() for column in part.columns]
 
 
+def among(ordered: NDArray[Any], wanted: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which of the wanted values are among some that are in order."""
+    if not len(ordered):
+        return np.zeros(len(wanted), np.bool_)
+    found: NDArray[np.bool_] = ordered[np.minimum(ordered.searchsorted(wanted), len(ordered) - 1)] == wanted
+    return found
+
+
 def current_rows(output: str, kind: Kind, *columns: str) -> pa.Table:
     """The row of each artifact or picture that is there: the newest of it, unless it was withdrawn since.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.io.rows_read import columns_in_parts, read_rows
+from pipeline.io.rows_read import among, columns_in_parts, read_rows
 from pipeline.io.stamps import stamps
 from pipeline.io.storage import StorageError
 
@@ -60,13 +61,10 @@ class Memory:
             _LOG.warning("%s; reading what may be unchanged", error)
             return {}
         wanted = np.array([_digest(uri, stamp.size, stamp.version) for uri, stamp in found.items()], _KEY)
-        places = np.minimum(self.keys.searchsorted(wanted), len(self) - 1)
-        known = self.keys[places] == wanted
-        return {
-            uri: self.sha256s[at].tobytes().hex()
-            for uri, at, is_known in zip(found, places.tolist(), known.tolist(), strict=True)
-            if is_known
-        }
+        known = among(self.keys, wanted)
+        texts = self.sha256s[self.keys.searchsorted(wanted[known])].tobytes().hex()
+        uris = itertools.compress(found, known.tolist())
+        return {uri: texts[64 * at : 64 * (at + 1)] for at, uri in enumerate(uris)}
 
 
 NO_MEMORY: Final = Memory(np.empty(0, _KEY), np.empty((0, 32), np.uint8))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from dataclasses import dataclass
 from typing import Final, cast
 
 from pipeline.config import JobConfig
@@ -14,12 +14,11 @@ from pipeline.errors import RowError
 from pipeline.io.images import Photo, check_mask_shape, decode, decode_mask
 from pipeline.io.outcomes import EditIndex, InversionIndex, read_inversion
 from pipeline.io.sources import Memory
-from pipeline.keys import ContentKeys, content_key, edit_identity, inversion_identity, seed_of
+from pipeline.keys import content_key, seed_of
 from pipeline.planning import Asking
 from pipeline.records import Edit
-from pipeline.settings import Controls
-from pipeline.stages.escalation import escalation_identity
 from pipeline.stages.history import History
+from pipeline.stages.naming import JobKeys
 from pipeline.stages.rows import NOTHING, Asked, Fetched, Order, Payloads, dump, load_seen
 from pipeline.stages.source import OutdatedError, Source
 from pipeline.stages.visit import Visit
@@ -86,40 +85,65 @@ class Fetch:
     def __init__(self, config: JobConfig, asking: Asking, fingerprint: str, committed: Committed) -> None:
         self._config = config
         self._asking = asking
-        self._fingerprint = fingerprint
+        self._keys = JobKeys(config, fingerprint)
         self._committed = committed
-        self._edit_keys: dict[tuple[str, float, float | None, bool], ContentKeys] = {}
 
     def __call__(self, rows: Sequence[Asked]) -> list[Fetched]:
-        return self.with_done_rows_as_one(self.each(rows))
+        done, others = self.done(rows)
+        return self.with_done_rows_as_one([*done, *self.each(others)])
+
+    def done(self, rows: Sequence[Asked]) -> tuple[list[Fetched], list[Asked]]:
+        """Find the rows that need nothing, reading no file: one that stands for all, and the others, which may need none.
+
+        Most of a nightly job's rows are done, and never failed.
+        """
+        recalled = self._recalled(rows)
+        keyed = [(row, keys) for row in rows if (keys := self._keys_of(row, recalled))]
+        inversions, image_ids = [keys[0] for _, keys in keyed], [row["image_id"] for row, _ in keyed]
+        whole = self._committed.inversions.holds(inversions) & self._committed.inversions.have_rows(
+            inversions, image_ids
+        )
+        edited = iter(self._committed.edits.holds([key for _, keys in keyed for key in keys[1:]]).tolist())
+        done = {
+            row["image_id"]: len(keys) - 1
+            for (row, keys), is_whole in zip(keyed, whole.tolist(), strict=True)
+            if all(list(itertools.islice(edited, len(keys) - 1))) and is_whole
+        }
+        if not done:
+            return [], list(rows)
+        first = Visit.to(next(row for row in rows if row["image_id"] in done), self._config.max_pixels, recalled)
+        idle = first.result("done", kept=sum(done.values()), reused=len(done), named=True)
+        return [idle], [row for row in rows if row["image_id"] not in done]
+
+    def _keys_of(self, row: Asked, recalled: Mapping[str, str]) -> list[str] | None:
+        """The keys of an image's inversion and edits; None if a file has to be read for them, or something is wrong."""
+        if self._committed.history.mentions(row["image_id"]) or not all(uri in recalled for uri in _deciding(row)):
+            return None
+        visit = Visit.to(row, self._config.max_pixels, recalled)
+        try:
+            visit.asked, refused = self._asking.of(visit.columns)
+            self._identify(visit)
+            mask = self._mask(visit)
+            return (
+                None if refused else [visit.inversion_key, *(self._edit_key(visit, edit, mask) for edit in visit.asked)]
+            )
+        except Exception:  # noqa: BLE001 - it shows again, and is told, when the row is fetched
+            return None
 
     def each(self, rows: Sequence[Asked]) -> list[Fetched]:
-        """One row for each that is asked for. Where nothing need be read, as in most of a nightly job, none waits."""
-        recalled = self._committed.sources.recall({uri for row in rows for uri in _deciding(row)})
-        found = [self._if_done(row, recalled) for row in rows]
-        others = [row for row, done in zip(rows, found, strict=True) if done is None]
-        if not others:
-            return [done for done in found if done is not None]
+        """One row for each that is asked for."""
+        recalled = self._recalled(rows)
         with ThreadPoolExecutor(_THREADS) as pool:
-            fetched = pool.map(lambda row: self._fetch(row, recalled), others)
-            return [done or next(fetched) for done in found]
+            return list(pool.map(lambda row: self._fetch(row, recalled), rows))
+
+    def _recalled(self, rows: Sequence[Asked]) -> Mapping[str, str]:
+        return self._committed.sources.recall({uri for row in rows for uri in _deciding(row)})
 
     def failed(self, row: Asked, error: Exception) -> Fetched:
         """What becomes of a row that ends the process that fetches it."""
         visit = Visit.to(row, self._config.max_pixels, {})
         visit.fail(error, edits=len(self._asking.of(visit.columns)[0]))
         return visit.result("failed")
-
-    def _if_done(self, row: Asked, recalled: Mapping[str, str]) -> Fetched | None:
-        """What becomes of a row that needs nothing, if that is known without reading a file."""
-        if not all(uri in recalled for uri in _deciding(row)):
-            return None
-        visit = Visit.to(row, self._config.max_pixels, recalled)
-        try:
-            missing = self._missing(visit)
-        except Exception:  # noqa: BLE001 - whatever is wrong shows again, and is told, when it is fetched
-            return None
-        return None if missing.work else visit.result("done", kept=missing.kept, named=missing.named)
 
     def _fetch(self, row: Asked, recalled: Mapping[str, str]) -> Fetched:
         visit = Visit.to(row, self._config.max_pixels, recalled)
@@ -174,23 +198,7 @@ class Fetch:
             return
         visit.image_sha256 = visit.original.sha256
         self._stop_if_standing(visit, visit.image_sha256)
-        visit.inversion_key = self._inversion_keys.of(
-            image_sha256=visit.image_sha256, source_prompt=visit.row["source_prompt"] or ""
-        )
-
-    @cached_property
-    def _inversion_keys(self) -> ContentKeys:
-        config = self._config
-        like = inversion_identity(
-            image_sha256="",
-            source_prompt="",
-            model_fingerprint=self._fingerprint,
-            settings=config.inversion.identity(),
-            escalation=escalation_identity(config),
-            max_side=config.max_side,
-            dtype=config.dtype,
-        )
-        return ContentKeys(like, ("image_sha256", "source_prompt"))
+        visit.inversion_key = self._keys.inversion(visit.image_sha256, visit.row["source_prompt"])
 
     def _stop_if_standing(self, visit: Visit, tried: str) -> None:
         visit.tried = tried
@@ -200,41 +208,8 @@ class Fetch:
 
     def _edit_key(self, visit: Visit, edit: Edit, mask: Source | None) -> str:
         fitted = visit.row.get("fitted_scale", self._config.inversion.guidance_scale)
-        scale = None if edit.guidance_scale == fitted else edit.guidance_scale
-        alike = (edit.edit_id, edit.strength, scale, mask is not None)
-        if alike not in self._edit_keys:
-            self._edit_keys[alike] = self._keys_like(edit, scale, masked=mask is not None)
-        varying = {"inversion": visit.inversion_key, "image_id": visit.image_id, "prompt": edit.deltas or edit.prompt}
-        if mask is not None:
-            varying["mask_sha256"] = mask.sha256
-        if self._weighs(edit):
-            varying["word_weights"] = self._config.edit.controls(edit).word_weights
-        return self._edit_keys[alike].of(**varying)
-
-    def _weighs(self, edit: Edit) -> bool:
-        return bool(edit.word_weights or self._config.edit.word_weights)
-
-    def _keys_like(self, edit: Edit, scale: float | None, *, masked: bool) -> ContentKeys:
-        """Keys of a prompt row's edits of one strength, whatever the image, and what of it the prompt speaks of."""
-        varying = ["inversion", "image_id", "prompt"]
-        varying += ["mask_sha256"] if masked else []
-        varying += ["word_weights"] if self._weighs(edit) else []
-        settings = self._config.edit
-        controls = settings.controls(edit)
-        like = edit_identity(
-            inversion_key="",
-            image_id="",
-            edit_id=edit.edit_id,
-            prompt="",
-            negative_prompt=edit.negative_prompt,
-            strength=edit.strength,
-            guidance_scale=scale,
-            **asdict(controls),
-            seed=edit.seed if controls.variation else None,
-            mask_sha256=None,
-            settings=settings.model_dump(exclude=set(Controls.__slots__)),
-        )
-        return ContentKeys(like, varying)
+        mask_sha256 = None if mask is None else mask.sha256
+        return self._keys.edit(edit, visit.inversion_key, visit.image_id, fitted, mask_sha256)
 
     def _order(self, visit: Visit, edit: Edit, key: str) -> Order:
         seed = seed_of(key) if edit.seed is None else edit.seed

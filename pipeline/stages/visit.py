@@ -53,6 +53,7 @@ class Visit:
         payloads: Payloads = NOTHING,
         *,
         named: bool = False,
+        reused: int | None = None,
     ) -> Fetched:
         return Fetched(
             **image_columns(self.row),
@@ -62,7 +63,7 @@ class Visit:
             **payloads,
             named=named,
             orders=dump(orders),
-            reused=int(status == "done"),
+            reused=int(status == "done") if reused is None else reused,
             kept=kept,
             failures=dump(self.failures),
             seen=dump([seen for source in (self.original, self.mask) if source for seen in source.seen]),
