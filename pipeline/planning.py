@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -39,6 +39,7 @@ _NEEDED: Final[Mapping[Command, tuple[str, ...]]] = {
     "invert": ("images", "output"),
     "edit": ("inversions", "prompts", "output"),
 }
+_PART_ROWS: Final = 1 << 14
 
 
 class Asking:
@@ -234,12 +235,12 @@ def _count(images: Any, prompts: Sequence[PromptRow]) -> int:
     return count
 
 
-def deciding(images: Any, prompts: Iterable[PromptRow]) -> list[dict[str, Any]]:
+def deciding(images: Any, prompts: Iterable[PromptRow]) -> Iterator[dict[str, Any]]:
     """The columns of each image that decide which prompts apply to it, and what they say."""
     named = {name for row in prompts for delta in row.deltas for name in columns_named(delta.prompt)}
     columns = {"image_id", *named, *(name for row in prompts for name in row.where or {})}
-    rows: list[dict[str, Any]] = images.select(list(columns)).to_pylist()
-    return rows
+    for part in images.select(list(columns)).to_batches(max_chunksize=_PART_ROWS):
+        yield from part.to_pylist()
 
 
 def refused_ids(plan: Plan, refusal: Refusal) -> tuple[str, str | None]:

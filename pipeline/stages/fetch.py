@@ -93,10 +93,7 @@ class Fetch:
         return self.with_done_rows_as_one([*done, *self.each(others)])
 
     def done(self, rows: Sequence[Asked]) -> tuple[list[Fetched], list[Asked]]:
-        """Find the rows that need nothing, reading no file: one that stands for all, and the others, which may need none.
-
-        Most of a nightly job's rows are done, and never failed.
-        """
+        """Find, reading no file, rows that need nothing, as most of a nightly job's do: one for all; and the others."""
         recalled = self._recalled(rows)
         keyed = [(row, keys) for row in rows if (keys := self._keys_of(row, recalled))]
         inversions, image_ids = [keys[0] for _, keys in keyed], [row["image_id"] for row, _ in keyed]
