@@ -5,6 +5,8 @@ An engine stand-in of known cost is in the engine's place (`pipeline/bench/stand
 
 from __future__ import annotations
 
+import contextlib
+import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -52,6 +54,7 @@ class Size:
         ray_s: seconds of Ray's own start.
         job_s: seconds of the job, plan and Ray's start apart.
         again_s: seconds of the same job once more.
+        again_cpu_s: what all its processes computed meanwhile, on however many cores and beside whatever else.
         driver_mb: the driver's peak resident memory; `libraries_mb` before it read anything.
         tables: of each, files and bytes, as the job found them and as it left them.
     """
@@ -67,6 +70,7 @@ class Size:
     ray_s: float
     job_s: float
     again_s: float
+    again_cpu_s: float
     driver_mb: float | None
     libraries_mb: float | None
     tables: Mapping[str, Mapping[str, int]]
@@ -83,8 +87,8 @@ class Size:
 
     @property
     def again_us(self) -> float:
-        """Microseconds a row of the job that finds nothing missing, its plan included, Ray's start not."""
-        return 1e6 * (self.planning_s + self.again_s) / self.rows
+        """Microseconds of computing a row where nothing is missing; the plan and Ray's start apart."""
+        return 1e6 * self.again_cpu_s / self.rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +110,7 @@ class ScaleReport:
 
     def table(self) -> str:
         """The figures as Markdown."""
-        heads = ("rows", "planning, rows/s", "anti-join, rows/s", "job, s", "again, s", "again, µs/row", "driver, MB")
+        heads = ("rows", "planning, rows/s", "anti-join, rows/s", "job, s", "again, s", "CPU, µs/row", "driver, MB")
         return "\n".join(
             [
                 f"{self.machine}; engine stand-in of {self.row_seconds:g} s a row; Ray's start apart",
@@ -181,8 +185,9 @@ def _measured(config: JobConfig, new: int, row_seconds: float, noted: Path) -> S
         tables = _tables(plan.output)
         try:
             first, job_s = _timed(lambda: execute(plan, _nobody, load=_LoadStandIn(row_seconds)))
-            before = len(spans.read(noted))
+            before, computed = len(spans.read(noted)), _computed_s()
             again, again_s = _timed(lambda: execute(plan, _nobody, load=_LoadStandIn(row_seconds)))
+            again_cpu_s = _computed_s() - computed
         finally:
             ray.shutdown()
     looks = [span for span in spans.read(noted)[before:] if span.stage == "fetch"]
@@ -201,6 +206,7 @@ def _measured(config: JobConfig, new: int, row_seconds: float, noted: Path) -> S
         ray_s=connected - planned,
         job_s=job_s,
         again_s=again_s,
+        again_cpu_s=again_cpu_s,
         driver_mb=peak.mb,
         libraries_mb=libraries.mb,
         tables={k: of | {"added": after[k]["files"] - of["files"]} for k, of in tables.items()},
@@ -222,6 +228,20 @@ class _LoadStandIn:
 def _timed(call: Callable[[], Counts]) -> tuple[Counts, float]:
     began = time.perf_counter()
     return call(), time.perf_counter() - began
+
+
+def _computed_s() -> float:
+    """Seconds of CPU time of this process and of those that it started, directly or not (man 5 proc)."""
+    stats = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has ended
+            stats[int(stat.parent.name)] = stat.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+    ours, parents = set[int](), {os.getpid()}
+    while parents:
+        ours |= parents
+        parents = {pid for pid, fields in stats.items() if int(fields[1]) in parents} - ours
+    # Of itself and of the children that it has waited for, in user and in kernel mode.
+    return sum(int(ticks) for pid in ours for ticks in stats[pid][11:15]) / os.sysconf("SC_CLK_TCK")
 
 
 def _nobody(counts: Counts) -> None:

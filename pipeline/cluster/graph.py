@@ -152,17 +152,17 @@ def _fetching(
         fetch: Fetch = ray.get(stored)
         rows = cast("list[Asked]", table.to_pylist())
         with metrics.stage("fetch"), cut_off(seconds_for(len(rows), row_seconds, STORAGE_SECONDS)):
-            waiting, others = fetch.done(rows)
+            idle, others = fetch.done(rows)
         for start in range(0, len(others), batch_size):
             if time.time() > deadline:
                 break
-            batch = others[start : start + batch_size]
-            waiting = fetch.with_done_rows_as_one([*waiting, *fetched(fetch, batch)])
-            if len(waiting) >= batch_size:
-                yield to_table(waiting, schema)
-                waiting = []
-        if waiting:
-            yield to_table(waiting, schema)
+            # A table for each batch, whatever comes of it: should this process die, Ray drops as many of those that
+            # the next one hands on as it has from this one.
+            batch = fetched(fetch, others[start : start + batch_size])
+            yield to_table(fetch.with_done_rows_as_one([*idle, *batch]), schema)
+            idle = []
+        if idle:
+            yield to_table(idle, schema)
 
     def fetched(fetch: Fetch, rows: list[Asked]) -> list[Fetched]:
         with metrics.stage("fetch"), attempt(run_id, "fetch", [row["image_id"] for row in rows]) as deaths:
