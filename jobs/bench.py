@@ -146,7 +146,7 @@ def scale(
 
     def measure() -> int:
         from pipeline.bench.scale import measure_scale
-        from pipeline.bench.scale_plot import check_drawable, draw
+        from pipeline.bench.scale_report import check_drawable, draw
 
         if plot is not None:
             check_drawable()

@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -20,6 +20,7 @@ import ray
 import torch
 
 from pipeline.bench.catalogue import write_catalogue
+from pipeline.bench.scale_report import ScaleReport, Size
 from pipeline.cluster import spans
 from pipeline.cluster.execution import execute, fetch_of
 from pipeline.cluster.session import connect
@@ -38,106 +39,6 @@ _T = TypeVar("_T")
 
 KINDS: Final = ("inversions", "edits", "sources")
 _CPU: Final = torch.device("cpu")
-
-
-@dataclass(frozen=True, slots=True)
-class Size:
-    """What a manifest of so many rows takes, of which the output lacks `new`.
-
-    Attributes:
-        edits: asked for, of all rows.
-        inverted, edited: what the job made: what was missing.
-        planning_s: seconds until manifests are read and checked.
-        index_s: seconds until it is known what the output holds.
-        finding_s: seconds, inside Ray, from the first row that is looked at to the last: the job once more, when
-            nothing is missing.
-        ray_s: seconds of Ray's own start.
-        job_s: seconds of the job, plan and Ray's start apart.
-        again_s: seconds of the same job once more.
-        again_cpu_s: what all its processes computed meanwhile, on however many cores and beside whatever else.
-        driver_mb: the driver's peak resident memory; `libraries_mb` before it read anything.
-        tables: of each, files and bytes, as the job found them and as it left them.
-    """
-
-    rows: int
-    new: int
-    edits: int
-    inverted: int
-    edited: int
-    planning_s: float
-    index_s: float
-    finding_s: float
-    ray_s: float
-    job_s: float
-    again_s: float
-    again_cpu_s: float
-    driver_mb: float | None
-    libraries_mb: float | None
-    tables: Mapping[str, Mapping[str, int]]
-
-    @property
-    def planning_rate(self) -> float:
-        """Rows a second."""
-        return self.rows / self.planning_s
-
-    @property
-    def anti_join_rate(self) -> float:
-        """Rows a second: to index what is there, and to find what is missing."""
-        return self.rows / (self.index_s + self.finding_s)
-
-    @property
-    def again_us(self) -> float:
-        """Microseconds of computing a row where nothing is missing; the plan and Ray's start apart."""
-        return 1e6 * self.again_cpu_s / self.rows
-
-
-@dataclass(frozen=True, slots=True)
-class ScaleReport:
-    """All sizes, the smallest first.
-
-    Attributes:
-        row_seconds: the stand-in's cost of an inversion, and of an edit.
-    """
-
-    machine: str
-    row_seconds: float
-    sizes: Sequence[Size]
-
-    def as_json(self) -> dict[str, Any]:
-        derived = ("planning_rate", "anti_join_rate", "again_us")
-        sizes = [asdict(size) | {name: getattr(size, name) for name in derived} for size in self.sizes]
-        return asdict(self) | {"sizes": sizes}
-
-    def table(self) -> str:
-        """The figures as Markdown."""
-        heads = ("rows", "planning, rows/s", "anti-join, rows/s", "job, s", "again, s", "CPU, µs/row", "driver, MB")
-        return "\n".join(
-            [
-                f"{self.machine}; engine stand-in of {self.row_seconds:g} s a row; Ray's start apart",
-                "",
-                f"| {' | '.join(heads)} |",
-                "|---" * len(heads) + "|",
-                *(
-                    f"| {s.rows:,} | {s.planning_rate:,.0f} | {s.anti_join_rate:,.0f} | {s.job_s:.1f} "
-                    f"| {s.again_s:.1f} | {s.again_us:.0f} | {_megabytes(s.driver_mb)} |"
-                    for s in self.sizes
-                ),
-                "",
-                *(line for size in self.sizes for line in _of_files(size)),
-            ]
-        )
-
-
-def _megabytes(value: float | None) -> str:
-    return "–" if value is None else f"{value:,.0f}"
-
-
-def _of_files(size: Size) -> list[str]:
-    return [
-        f"{size.rows:,} rows: {kind}: {of['files']} files of {of['bytes'] / max(of['files'], 1) / 1e6:.1f} MB, "
-        f"and {of['added']} more"
-        for kind, of in size.tables.items()
-    ]
 
 
 def measure_scale(
@@ -160,7 +61,10 @@ def measure_scale(
             say(f"{count:,} rows: writing a catalogue of which {count - new:,} are done")
             job = _apart(write_catalogue, Path(folder), count, new, config)
             say(f"{count:,} rows: running the job over it, twice")
-            sizes.append(_apart(_measured, job, new, row_seconds, Path(folder) / "spans"))
+            tables = _tables(str(job.output))
+            runs = [_apart(_run, job, row_seconds, Path(folder) / name) for name in ("first", "again")]
+            assert (runs[0].counts.inverted, runs[1].counts.inverted, runs[1].counts.edited) == (new, 0, 0)
+            sizes.append(_size(tables, *runs, str(job.output)))
     return ScaleReport(describe(_CPU, torch.float32), row_seconds, sizes)
 
 
@@ -170,7 +74,22 @@ def _apart(call: Callable[..., _T], *args: Any) -> _T:
         return pool.submit(call, *args).result()
 
 
-def _measured(config: JobConfig, new: int, row_seconds: float, noted: Path) -> Size:
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """One run of the job, in a process of its own; seconds and memory as in `Size`."""
+
+    counts: Counts
+    planning_s: float
+    index_s: float
+    finding_s: float
+    ray_s: float
+    job_s: float
+    cpu_s: float
+    driver_mb: float | None
+    libraries_mb: float | None
+
+
+def _run(config: JobConfig, row_seconds: float, noted: Path) -> _Run:
     with peak_memory(_CPU) as libraries:
         pass
     noted.mkdir()
@@ -181,36 +100,49 @@ def _measured(config: JobConfig, new: int, row_seconds: float, noted: Path) -> S
         connect(config)
         connected = time.perf_counter()
         fetch_of(plan, History(current_failures(plan.output)))
-        indexed = time.perf_counter()
-        tables = _tables(plan.output)
+        indexed, computed = time.perf_counter(), _computed_s()
         try:
-            first, job_s = _timed(lambda: execute(plan, _nobody, load=_LoadStandIn(row_seconds)))
-            before, computed = len(spans.read(noted)), _computed_s()
-            again, again_s = _timed(lambda: execute(plan, _nobody, load=_LoadStandIn(row_seconds)))
-            again_cpu_s = _computed_s() - computed
+            counts = execute(plan, _nobody, load=_LoadStandIn(row_seconds))
+            done, cpu_s = time.perf_counter(), _computed_s() - computed
         finally:
             ray.shutdown()
-    looks = [span for span in spans.read(noted)[before:] if span.stage == "fetch"]
-    assert (first.inverted, first.images) == (new, len(plan.images)), first
-    assert (again.inverted, again.edited, again.kept) == (0, 0, plan.edits), again
-    after = _tables(plan.output)
-    return Size(
-        rows=len(plan.images),
-        new=new,
-        edits=plan.edits,
-        inverted=first.inverted,
-        edited=first.edited,
+    assert (counts.images, counts.edits, counts.failures) == (len(plan.images), plan.edits, 0), counts
+    looks = [span for span in spans.read(noted) if span.stage == "fetch"]
+    return _Run(
+        counts=counts,
         planning_s=planned - began,
         index_s=indexed - connected,
         finding_s=max(span.ended for span in looks) - min(span.began for span in looks),
         ray_s=connected - planned,
-        job_s=job_s,
-        again_s=again_s,
-        again_cpu_s=again_cpu_s,
+        job_s=done - indexed,
+        cpu_s=cpu_s,
         driver_mb=peak.mb,
         libraries_mb=libraries.mb,
-        tables={k: of | {"added": after[k]["files"] - of["files"]} for k, of in tables.items()},
     )
+
+
+def _size(tables: Mapping[str, Mapping[str, int]], first: _Run, again: _Run, output: str) -> Size:
+    after = _tables(output)
+    return Size(
+        rows=first.counts.images,
+        edits=first.counts.edits,
+        inverted=first.counts.inverted,
+        edited=first.counts.edited,
+        planning_s=again.planning_s,
+        index_s=again.index_s,
+        finding_s=again.finding_s,
+        ray_s=again.ray_s,
+        job_s=first.job_s,
+        again_s=again.job_s,
+        again_cpu_s=again.cpu_s,
+        driver_mb=_most(first.driver_mb, again.driver_mb),
+        libraries_mb=first.libraries_mb,
+        tables={kind: {**of, "added": after[kind]["files"] - of["files"]} for kind, of in tables.items()},
+    )
+
+
+def _most(*values: float | None) -> float | None:
+    return max((value for value in values if value is not None), default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,11 +155,6 @@ class _LoadStandIn:
         from pipeline.bench.stand_in import StandInEditor, engine_around  # and with it the model's libraries
 
         return engine_around(StandInEditor(self.row_seconds), config)
-
-
-def _timed(call: Callable[[], Counts]) -> tuple[Counts, float]:
-    began = time.perf_counter()
-    return call(), time.perf_counter() - began
 
 
 def _computed_s() -> float:

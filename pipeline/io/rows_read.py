@@ -30,7 +30,7 @@ FILE: Final = "file"
 ROW: Final = "row"
 # How often a table is listed anew because a file of the last listing is gone: another took its place.
 _LISTINGS: Final = 5
-_PART_ROWS: Final = 1 << 16
+_PART_ROWS: Final = 1 << 14
 
 
 def read_rows(output: str, kind: Kind, columns: Collection[str]) -> pa.Table:
