@@ -54,9 +54,7 @@ def load_engine(config: JobConfig, device: str | None, row_seconds: float | None
     return Engine.loaded(config, device, row_seconds, apart=apart)
 
 
-def outcomes(
-    plan: Plan, fetch: Fetch, publish: Publish, resources: Resources, load: LoadEngine = load_engine
-) -> Iterator[Counts]:
+def outcomes(plan: Plan, fetch: Fetch, publish: Publish, resources: Resources, load: LoadEngine) -> Iterator[Counts]:
     """Run the job, yielding what came of each part of its results as it is committed.
 
     Raises:
@@ -208,7 +206,7 @@ class _EngineActor:
         schema: pa.Schema,
         deadline: float,
         run_id: str,
-        load: LoadEngine,
+        load: LoadEngine = load_engine,
     ) -> None:
         self._load = load
         self._config = config

@@ -193,7 +193,8 @@ def _group_rows(table: pa.Table) -> int | None:
     """
     if "tensors" not in table.column_names:
         return None
-    return max(1, _GROUP_BYTES * len(table) // max(table["tensors"].nbytes, 1))
+    rows: int = _GROUP_BYTES * len(table) // max(table["tensors"].nbytes, 1)
+    return max(1, rows)
 
 
 def identities(kind: Kind, table: pa.Table) -> list[str]:
