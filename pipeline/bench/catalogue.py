@@ -149,7 +149,7 @@ def _inversions(plan: Plan, rows: Sequence[Fetched]) -> pa.Table:
     tensors = pack(stand_in.kept)
     table = _table(
         "inversions",
-        {name: [row[name] for row in rows] for name in _OF_IMAGES},  # type: ignore[literal-required]
+        {name: [row[name] for row in rows] for name in _OF_IMAGES},
         {
             "model": StandInEditor.model_name,
             "model_fingerprint": plan.fingerprint,

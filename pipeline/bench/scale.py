@@ -62,9 +62,9 @@ def measure_scale(
             job = _apart(write_catalogue, Path(folder), count, new, config)
             say(f"{count:,} rows: running the job over it, twice")
             tables = _tables(str(job.output))
-            runs = [_apart(_run, job, row_seconds, Path(folder) / name) for name in ("first", "again")]
-            assert (runs[0].counts.inverted, runs[1].counts.inverted, runs[1].counts.edited) == (new, 0, 0)
-            sizes.append(_size(tables, *runs, str(job.output)))
+            first, again = (_apart(_run, job, row_seconds, Path(folder) / name) for name in ("first", "again"))
+            assert (first.counts.inverted, again.counts.inverted, again.counts.edited) == (new, 0, 0)
+            sizes.append(_size(tables, first, again, str(job.output)))
     return ScaleReport(describe(_CPU, torch.float32), row_seconds, sizes)
 
 

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Final, cast
+from typing import Final, Literal, cast
 
 from pipeline.config import JobConfig
 from pipeline.errors import RowError
@@ -157,7 +157,7 @@ class Fetch:
         payloads = self._payloads(visit, self._mask(visit), invert=missing.invert) if missing.work else NOTHING
         for order, error in missing.standing:
             visit.fail(error, order.edit, order.key)
-        status = "work" if missing.work else "done"
+        status: Literal["work", "done"] = "work" if missing.work else "done"
         return visit.result(status, missing.todo, missing.kept, payloads, named=missing.named)
 
     def _missing(self, visit: Visit) -> _Missing:
