@@ -12,6 +12,7 @@ import typer
 from jobs.bench_piebench import piebench
 from jobs.exits import DONE, exits
 from jobs.options import read_config
+from pipeline.errors import JobError
 
 bench = typer.Typer(help="Measure quality and speed on the catalogue's held-out scenes.", no_args_is_help=True)
 bench.command()(piebench)
@@ -123,6 +124,53 @@ def feed(
         return DONE
 
     exits(measure)
+
+
+@bench.command()
+def scale(
+    rows: Annotated[str, typer.Option(help="rows of each manifest, separated by commas")] = "10000,100000,1000000",
+    new: Annotated[
+        float, typer.Option(min=0, max=1, help="share of them that the output lacks, one row at least")
+    ] = 0.01,
+    row_seconds: Annotated[
+        float, typer.Option(min=0, help="what an inversion, or an edit, takes in the engine's stand-in")
+    ] = 0.001,
+    batch_size: Annotated[int, typer.Option(min=1, help="images that the engine is given together")] = 32,
+    json_file: _Json = None,
+    plot: Annotated[Path | None, typer.Option(help="also draw the curves into this file (needs matplotlib)")] = None,
+) -> None:
+    """What a nightly job over many rows takes: plan, anti-join, memory of the driver, files.
+
+    The engine is a stand-in of known cost, all else is the real job. A million rows take some 4 GB of disk.
+    """
+
+    def measure() -> int:
+        from pipeline.bench.scale import measure_scale
+        from pipeline.bench.scale_report import check_drawable, draw
+
+        if plot is not None:
+            check_drawable()
+        report = measure_scale(
+            _numbers(rows),
+            new,
+            row_seconds,
+            read_config(None, {"batch-size": batch_size}),
+            say=lambda line: typer.echo(line, err=True),
+        )
+        _write(json_file, report.as_json())
+        if plot is not None:
+            draw(report, plot)
+        typer.echo(report.table())
+        return DONE
+
+    exits(measure)
+
+
+def _numbers(listed: str) -> list[int]:
+    numbers = [word.strip() for word in listed.split(",")]
+    if not all(number.isdecimal() and int(number) > 0 for number in numbers):
+        raise JobError(f"--rows: expected numbers above 0, separated by commas; got {listed!r}")
+    return [int(number) for number in numbers]
 
 
 def _listed(systems: str | None) -> list[str]:

@@ -11,7 +11,6 @@ from rich.console import Console
 from rich.table import Table
 
 from jobs.exits import DONE, SOME_FAILED, exits
-from pipeline.records import ImageRow
 
 if TYPE_CHECKING:
     from pipeline.planning import Counts, Plan
@@ -54,7 +53,7 @@ def _table(plan: Plan, counts: Counts) -> Table:
     edits: Counter[str] = Counter()
     asking = Asking(plan.prompts)
     for row in plan.images.to_pylist():
-        edits.update(edit.edit_id for edit in asking.of(ImageRow(**row))[0])
+        edits.update(edit.edit_id for edit in asking.of(row)[0])
     table = Table(title=f"{counts.images} photographs, {counts.edits} edits, {counts.failures} failures")
     for name in ("edit", "prompt", "strengths"):
         table.add_column(name)

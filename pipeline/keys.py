@@ -12,6 +12,7 @@ from typing import Any, Final
 ARTIFACT_VERSION: Final = 3
 # Part of every edit key. Raised when the same request comes to mean other pixels.
 EDIT_VERSION: Final = 4
+_CANONICAL: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def sha256_hex(data: bytes) -> str:
@@ -25,7 +26,7 @@ def canonical_json(value: Any) -> str:
     Raises:
         ValueError: the value holds NaN or an infinity, which JSON has no word for.
     """
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return _CANONICAL.encode(value)
 
 
 def content_key(value: Mapping[str, Any]) -> str:
@@ -33,7 +34,32 @@ def content_key(value: Mapping[str, Any]) -> str:
     return sha256_hex(canonical_json(dict(value)).encode())
 
 
-def inversion_key(
+class ContentKeys:
+    """Content keys of mappings that differ in a few values only; the others are made into JSON once.
+
+    Args:
+        like: one of the mappings.
+        varying: names of the values that differ.
+    """
+
+    def __init__(self, like: Mapping[str, Any], varying: Sequence[str]) -> None:
+        self._order = sorted(varying)
+        self._texts = [""]
+        for name in sorted(like):
+            self._texts[-1] += f"{',' if name != min(like) else '{'}{canonical_json(name)}:"
+            if name in varying:
+                self._texts.append("")
+            else:
+                self._texts[-1] += canonical_json(like[name])
+        self._texts[-1] += "}"
+
+    def of(self, **values: Any) -> str:
+        """`content_key` of the mapping with these values in it, one for each name that varies."""
+        parts = [text + canonical_json(values[name]) for text, name in zip(self._texts[:-1], self._order, strict=True)]
+        return sha256_hex("".join([*parts, self._texts[-1]]).encode())
+
+
+def inversion_identity(
     *,
     image_sha256: str,
     source_prompt: str,
@@ -42,25 +68,23 @@ def inversion_key(
     escalation: Mapping[str, Any] | None,
     max_side: int,
     dtype: str | None,
-) -> str:
-    """Identity of an inversion: the image's bytes, the source prompt, the model, its precision and all settings.
+) -> dict[str, Any]:
+    """What an inversion's content key is of: the image's bytes, source prompt, model, precision and all settings.
 
     Two image ids with the same bytes share one inversion. `escalation` says when other settings are tried, and which;
     `max_side` bounds the working size.
     """
-    return content_key(
-        {
-            "kind": "inversion",
-            "artifact_version": ARTIFACT_VERSION,
-            "image_sha256": image_sha256,
-            "source_prompt": source_prompt,
-            "model": model_fingerprint,
-            "settings": dict(settings),
-            "escalation": None if escalation is None else dict(escalation),
-            "max_side": max_side,
-            "dtype": dtype,
-        }
-    )
+    return {
+        "kind": "inversion",
+        "artifact_version": ARTIFACT_VERSION,
+        "image_sha256": image_sha256,
+        "source_prompt": source_prompt,
+        "model": model_fingerprint,
+        "settings": dict(settings),
+        "escalation": None if escalation is None else dict(escalation),
+        "max_side": max_side,
+        "dtype": dtype,
+    }
 
 
 def artifact_row_key(inversion_key: str, image_id: str) -> str:
@@ -68,7 +92,7 @@ def artifact_row_key(inversion_key: str, image_id: str) -> str:
     return content_key({"kind": "artifact row", "inversion_key": inversion_key, "image_id": image_id})
 
 
-def edit_key(
+def edit_identity(
     *,
     inversion_key: str,
     image_id: str,
@@ -85,33 +109,31 @@ def edit_key(
     seed: int | None,
     mask_sha256: str | None,
     settings: Mapping[str, Any],
-) -> str:
-    """Identity of one output: the inversion, the ids it is published under, and all that steers the edit.
+) -> dict[str, Any]:
+    """What an edit's content key is of: the inversion, the ids it is published under, and all that steers the edit.
 
     `prompt` is one text, or several that are asked for at once, each with its strength. `guidance_scale` is None where
     it is that of the inversion, `seed` where it changes nothing or follows from the key.
     """
-    return content_key(
-        {
-            "kind": "edit",
-            "edit_version": EDIT_VERSION,
-            "inversion": inversion_key,
-            "image_id": image_id,
-            "edit_id": edit_id,
-            "prompt": prompt if isinstance(prompt, str) else [[text, float(share)] for text, share in prompt],
-            "negative_prompt": negative_prompt,
-            "strength": float(strength),
-            "guidance_scale": None if guidance_scale is None else float(guidance_scale),
-            "hold_structure": float(hold_structure),
-            "hold_self_attention": float(hold_self_attention),
-            "hold_cross_attention": float(hold_cross_attention),
-            "word_weights": {word: float(weight) for word, weight in word_weights.items()},
-            "variation": float(variation),
-            "seed": seed,
-            "mask_sha256": mask_sha256,
-            "settings": dict(settings),
-        }
-    )
+    return {
+        "kind": "edit",
+        "edit_version": EDIT_VERSION,
+        "inversion": inversion_key,
+        "image_id": image_id,
+        "edit_id": edit_id,
+        "prompt": prompt if isinstance(prompt, str) else [[text, float(share)] for text, share in prompt],
+        "negative_prompt": negative_prompt,
+        "strength": float(strength),
+        "guidance_scale": None if guidance_scale is None else float(guidance_scale),
+        "hold_structure": float(hold_structure),
+        "hold_self_attention": float(hold_self_attention),
+        "hold_cross_attention": float(hold_cross_attention),
+        "word_weights": {word: float(weight) for word, weight in word_weights.items()},
+        "variation": float(variation),
+        "seed": seed,
+        "mask_sha256": mask_sha256,
+        "settings": dict(settings),
+    }
 
 
 def seed_of(key: str) -> int:

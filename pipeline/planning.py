@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -30,7 +30,7 @@ from pipeline.io.selection import filled_in
 from pipeline.io.uris import canonical
 from pipeline.models.families import FAMILIES, Family, lacking, pipeline_class
 from pipeline.models.loading import model_fingerprint
-from pipeline.records import Edit, ImageRow, PromptRow, Refusal
+from pipeline.records import Edit, PromptRow, Refusal
 from pipeline.settings import Controls, EditSettings
 from pipeline.words import absent
 
@@ -39,6 +39,7 @@ _NEEDED: Final[Mapping[Command, tuple[str, ...]]] = {
     "invert": ("images", "output"),
     "edit": ("inversions", "prompts", "output"),
 }
+_PART_ROWS: Final = 1 << 14
 
 
 class Asking:
@@ -49,13 +50,13 @@ class Asking:
         for prompt in prompts:
             self._by_image[prompt.image_id].append(prompt)
 
-    def of(self, image: ImageRow) -> tuple[list[Edit], list[tuple[Edit, RowError]]]:
-        """The edits of one image, and those that cannot be asked because their prompt cannot be filled in."""
+    def of(self, columns: Mapping[str, Any]) -> tuple[list[Edit], list[tuple[Edit, RowError]]]:
+        """The edits of the image with these columns, and those whose prompt cannot be filled in."""
         edits: list[Edit] = []
         refused: list[tuple[Edit, RowError]] = []
-        for prompt in self._about(image.image_id):
+        for prompt in self._about(columns["image_id"]):
             try:
-                edits += edits_for(image, [prompt])
+                edits += edits_for(columns, [prompt])
             except RowError as error:
                 refused += [(Edit(prompt.edit_id, prompt.text, strength), error) for strength in prompt.strengths]
         return edits, refused
@@ -234,12 +235,12 @@ def _count(images: Any, prompts: Sequence[PromptRow]) -> int:
     return count
 
 
-def deciding(images: Any, prompts: Iterable[PromptRow]) -> list[dict[str, Any]]:
+def deciding(images: Any, prompts: Iterable[PromptRow]) -> Iterator[dict[str, Any]]:
     """The columns of each image that decide which prompts apply to it, and what they say."""
     named = {name for row in prompts for delta in row.deltas for name in columns_named(delta.prompt)}
     columns = {"image_id", *named, *(name for row in prompts for name in row.where or {})}
-    rows: list[dict[str, Any]] = images.select(list(columns)).to_pylist()
-    return rows
+    for part in images.select(list(columns)).to_batches(max_chunksize=_PART_ROWS):
+        yield from part.to_pylist()
 
 
 def refused_ids(plan: Plan, refusal: Refusal) -> tuple[str, str | None]:

@@ -60,9 +60,9 @@ IMPORTERS: Final[dict[str, set[str]]] = {
     "huggingface_hub": {"models"},
     "fsspec": {"io"},
     "s3fs": {"io"},
-    "pyarrow": {"io", "cluster"},
+    "pyarrow": {"bench", "cluster", "io"},
     "PIL": {"io", "demo"},
-    "matplotlib": {"demo", "quality"},
+    "matplotlib": {"bench", "demo", "quality"},
     "typer": {"jobs"},
     "rich": {"jobs"},
 }

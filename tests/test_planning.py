@@ -9,7 +9,7 @@ import pytest
 from pipeline.config import JobConfig
 from pipeline.errors import JobError
 from pipeline.planning import Asking, Plan, read_plan
-from pipeline.records import ImageRow, PromptRow
+from pipeline.records import PromptRow
 from pipeline.settings import EditSettings
 
 
@@ -28,7 +28,7 @@ def test_edits_are_counted_as_they_are_asked() -> None:
         ({"image_id": "b", "thing": "bowl"}, 4),
         ({"image_id": "c", "thing": None}, 4),
     ):
-        edits, refused = asking.of(ImageRow(image_uri="x.png", **columns))
+        edits, refused = asking.of(columns)
         assert asking.count(columns) == len(edits) + len(refused) == count
 
 

@@ -9,13 +9,13 @@ from importlib.metadata import version
 from typing import Any
 
 from pipeline.cluster import metrics
-from pipeline.cluster.graph import outcomes
+from pipeline.cluster.graph import LoadEngine, load_engine, outcomes
 from pipeline.cluster.record import record_end, record_start
 from pipeline.cluster.session import connect
 from pipeline.errors import CODES
 from pipeline.io.artifacts import write_rows
 from pipeline.io.lease import Fence, held
-from pipeline.io.outcomes import committed_artifact_rows, committed_edits, committed_inversions, current_failures
+from pipeline.io.outcomes import committed_edits, committed_inversions, current_failures
 from pipeline.io.sources import remembered
 from pipeline.keys import sha256_hex
 from pipeline.planning import Asking, Counts, Plan, left, refused_ids
@@ -25,13 +25,16 @@ from pipeline.stages.history import History
 from pipeline.stages.publish import Identity, Publish
 
 
-def execute(plan: Plan, on_progress: Callable[[Counts], None], *, insist: bool = False) -> Counts:
+def execute(
+    plan: Plan, on_progress: Callable[[Counts], None], *, insist: bool = False, load: LoadEngine = load_engine
+) -> Counts:
     """Do what is missing, and record it, as the only run that writes there; less than that where a budget ends it.
 
     Args:
         plan: what is asked for.
         on_progress: called with the counts so far, whenever something was committed.
         insist: try again what failed for good, too.
+        load: makes each actor's engine.
 
     Raises:
         JobError: another run is writing there, the model cannot be loaded, or there is no such cluster.
@@ -42,7 +45,7 @@ def execute(plan: Plan, on_progress: Callable[[Counts], None], *, insist: bool =
         failures = current_failures(plan.output)
         counts = _record_refusals(plan, History(failures), fence)
         if len(plan.images):
-            counts = _run(plan, History(failures, insist=insist), fence, counts, on_progress)
+            counts = _run(plan, History(failures, insist=insist), fence, counts, on_progress, load)
         rest = left(plan, counts)
         if rest and plan.config.budget_gpu_hours is not None and min(rest) >= 0:
             return counts  # like an interrupted run's, its record does not say that it is finished
@@ -52,7 +55,14 @@ def execute(plan: Plan, on_progress: Callable[[Counts], None], *, insist: bool =
     return counts
 
 
-def _run(plan: Plan, history: History, fence: Fence, counts: Counts, on_progress: Callable[[Counts], None]) -> Counts:
+def _run(
+    plan: Plan,
+    history: History,
+    fence: Fence,
+    counts: Counts,
+    on_progress: Callable[[Counts], None],
+    load: LoadEngine,
+) -> Counts:
     resources = connect(plan.config)
     # The precision enters the keys, so it is settled before any key is made.
     config = plan.config.model_copy(update={"dtype": plan.config.dtype or resources.dtype})
@@ -61,7 +71,7 @@ def _run(plan: Plan, history: History, fence: Fence, counts: Counts, on_progress
     identity = Identity(plan.fingerprint, version("relatent"))
     publish = Publish(config, identity, history, fence)
     metrics.count(counts)
-    for outcome in outcomes(plan, fetch, publish, resources):
+    for outcome in outcomes(plan, fetch, publish, resources, load):
         metrics.count(outcome)
         counts += outcome
         on_progress(counts)
@@ -76,7 +86,6 @@ def fetch_of(plan: Plan, history: History) -> Fetch:
     """
     committed = Committed(
         committed_inversions(plan.artifacts),
-        committed_artifact_rows(plan.artifacts),
         committed_edits(plan.output),
         history,
         remembered(plan.output),

@@ -7,7 +7,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from functools import cached_property
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final, Protocol, cast
 
 import pyarrow as pa
 import ray
@@ -35,10 +35,26 @@ _WAITING_CPUS: Final = 0.5
 # A batch on a slow machine may take long; Ray's own limit of half an hour would end the job.
 _NO_PROGRESS_SECONDS: Final = 24 * 3600
 _INIT_DEATHS: Final = 8
+# Ray takes some ten milliseconds for a task, in which a row that needs nothing is looked at some hundred times.
+_TASK_ROWS: Final = 2048
+_TASKS: Final = 32  # that small plans are cut into, if they have as many batches
 _TOLD: Final = pa.schema([("counts", pa.string()), ("events", pa.list_(pa.string()))])
 
 
-def outcomes(plan: Plan, fetch: Fetch, publish: Publish, resources: Resources) -> Iterator[Counts]:
+class LoadEngine(Protocol):
+    """Makes an actor's engine, as `Engine.loaded` does."""
+
+    def __call__(self, config: JobConfig, device: str | None, row_seconds: float | None, *, apart: bool) -> Engine: ...
+
+
+def load_engine(config: JobConfig, device: str | None, row_seconds: float | None, *, apart: bool) -> Engine:
+    """The engine of a job's model."""
+    from pipeline.stages.engine import Engine  # and with it the model's libraries
+
+    return Engine.loaded(config, device, row_seconds, apart=apart)
+
+
+def outcomes(plan: Plan, fetch: Fetch, publish: Publish, resources: Resources, load: LoadEngine) -> Iterator[Counts]:
     """Run the job, yielding what came of each part of its results as it is committed.
 
     Raises:
@@ -54,14 +70,14 @@ def outcomes(plan: Plan, fetch: Fetch, publish: Publish, resources: Resources) -
     dataset = (
         ray.data.from_arrow(_blocks(asked, config.batch_size))
         .map_batches(
-            _fetching(fetch, fetched, deadline, run_id, row_seconds),
+            _fetching(fetch, fetched, deadline, run_id, row_seconds, config.batch_size),
             batch_size=None,
             batch_format="pyarrow",
             num_cpus=_WAITING_CPUS,
         )
         .map_batches(
             _EngineActor,
-            fn_constructor_args=(config, resources.device, row_seconds, made, deadline, run_id),
+            fn_constructor_args=(config, resources.device, row_seconds, made, deadline, run_id, load),
             compute=ray.data.ActorPoolStrategy(size=config.actors),
             batch_size=config.batch_size,
             batch_format="pyarrow",
@@ -88,11 +104,12 @@ def outcomes(plan: Plan, fetch: Fetch, publish: Publish, resources: Resources) -
         raise
 
 
-def _blocks(asked: pa.Table, rows: int) -> list[pa.Table]:
-    """The plan cut into what is fetched together.
+def _blocks(asked: pa.Table, batch_size: int) -> list[pa.Table]:
+    """The plan cut into what one task fetches: some batches, fewer where there would be few tasks.
 
     Ray's own repartitioning would be fused with fetching, which puts the pieces together again.
     """
+    rows = max(1, min(_TASK_ROWS, len(asked) // _TASKS) // batch_size) * batch_size
     return [asked.slice(start, rows) for start in range(0, len(asked), rows)]
 
 
@@ -119,22 +136,40 @@ def _deadline(config: JobConfig, resources: Resources) -> float:
 
 
 def _fetching(
-    fetch: Fetch, schema: pa.Schema, deadline: float, run_id: str, row_seconds: float | None
-) -> Callable[[pa.Table], pa.Table]:
-    """Fetching as a function of tables. It is stored once: its indexes may be large, and workers share them."""
+    fetch: Fetch, schema: pa.Schema, deadline: float, run_id: str, row_seconds: float | None, batch_size: int
+) -> Callable[[pa.Table], Iterator[pa.Table]]:
+    """Fetching as a function of tables. It is stored once: its indexes may be large, and workers share them.
+
+    What needs nothing is found in a whole table at once; the rest is fetched, and handed on, batch by batch.
+    """
     stored = ray.put(fetch)
 
-    def run(table: pa.Table) -> pa.Table:
+    def run(table: pa.Table) -> Iterator[pa.Table]:
         if time.time() > deadline:
-            return to_table([], schema)
+            return
+        fetch: Fetch = ray.get(stored)
         rows = cast("list[Asked]", table.to_pylist())
+        with metrics.stage("fetch"), cut_off(seconds_for(len(rows), row_seconds, STORAGE_SECONDS)):
+            idle, others = fetch.done(rows)
+        for start in range(0, len(others), batch_size):
+            if time.time() > deadline:
+                break
+            # A table for each batch, whatever comes of it: should this process die, Ray drops as many of those that
+            # the next one hands on as it has from this one.
+            batch = fetched(fetch, others[start : start + batch_size])
+            yield to_table(fetch.with_done_rows_as_one([*idle, *batch]), schema)
+            idle = []
+        if idle:
+            yield to_table(idle, schema)
+
+    def fetched(fetch: Fetch, rows: list[Asked]) -> list[Fetched]:
         with metrics.stage("fetch"), attempt(run_id, "fetch", [row["image_id"] for row in rows]) as deaths:
             if deaths:
                 from pipeline.stages.careful import fetched_carefully  # and with it the model's libraries
 
-                return to_table(fetched_carefully(ray.get(stored), rows, row_seconds), schema)
+                return fetched_carefully(fetch, rows, row_seconds)
             with cut_off(seconds_for(len(rows), row_seconds, STORAGE_SECONDS)):
-                return to_table(ray.get(stored)(rows), schema)
+                return fetch(rows)
 
     return run
 
@@ -171,7 +206,9 @@ class _EngineActor:
         schema: pa.Schema,
         deadline: float,
         run_id: str,
+        load: LoadEngine = load_engine,
     ) -> None:
+        self._load = load
         self._config = config
         self._device = device
         self._row_seconds = row_seconds
@@ -182,10 +219,8 @@ class _EngineActor:
 
     @cached_property
     def _engine(self) -> Engine:
-        from pipeline.stages.engine import Engine  # and with it the model's libraries
-
         apart = bool(ray.get_runtime_context().was_current_actor_reconstructed)
-        return Engine.loaded(self._config, self._device, self._row_seconds, apart=apart)
+        return self._load(self._config, self._device, self._row_seconds, apart=apart)
 
     def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
         rows = cast("list[Fetched]", table.to_pylist())

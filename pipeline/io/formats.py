@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -41,16 +42,35 @@ def read_lines(uri: str, required: Sequence[str]) -> tuple[list[Line], list[Refu
     Raises:
         JobError: the file is absent, cannot be read as what its name says, or is a table without a required column.
     """
+    return _sorted_out(uri, _parsed(uri, required))
+
+
+def read_lines_in_parts(uri: str, required: Sequence[str], rows: int) -> Iterator[tuple[list[Line], list[Refusal]]]:
+    """The same, at most so many rows at a time; one part at least.
+
+    Raises:
+        JobError: as `read_lines`.
+    """
+    parsed = _parsed(uri, required)
+    part = list(itertools.islice(parsed, rows))
+    while True:
+        yield _sorted_out(uri, part)
+        if not (part := list(itertools.islice(parsed, rows))):
+            return
+
+
+def _parsed(uri: str, required: Sequence[str]) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    """The number of each row, and its values, or why it has none."""
     if has_suffix(uri, (".parquet",)):
         rows = read_parquet(uri, required).to_pylist(maps_as_pydicts="lossy")
-        return [Line(number, _parquet_row(row)) for number, row in enumerate(rows, 1)], []
+        return enumerate(map(_parquet_row, rows), 1)
     text = _text(uri)
     if has_suffix(uri, (".csv",)):
-        parsed = _csv(uri, text, required)
-    elif has_suffix(uri, DOCUMENTS):
-        parsed = _yaml(uri, text)
-    else:
-        parsed = _jsonl(text)
+        return _csv(uri, text, required)
+    return _yaml(uri, text) if has_suffix(uri, DOCUMENTS) else _jsonl(text)
+
+
+def _sorted_out(uri: str, parsed: Iterable[tuple[int, dict[str, Any] | str]]) -> tuple[list[Line], list[Refusal]]:
     lines: list[Line] = []
     refusals: list[Refusal] = []
     for number, row in parsed:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
@@ -19,6 +20,7 @@ from pipeline.io.formats import (
     check_suffix,
     has_suffix,
     read_lines,
+    read_lines_in_parts,
     read_parquet,
 )
 from pipeline.io.uris import UriRefusedError, canonical, check_allowed, is_pattern, parent, pattern_root, resolve
@@ -29,6 +31,7 @@ _T = TypeVar("_T")
 
 _OURS: Final = tuple(ImageRow.model_fields)
 _REQUIRED: Final = tuple(name for name, field in ImageRow.model_fields.items() if field.is_required())
+_PART_ROWS: Final = 1 << 14
 _PICTURES: Final = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif")
 
 
@@ -46,7 +49,7 @@ class ImageManifest:
 
 @dataclass(frozen=True)
 class _Part:
-    """One file of a manifest: its rows' own columns, and the user's columns of the same rows."""
+    """Some rows of a manifest's file: our columns of them, and the user's."""
 
     file: str
     folder: str
@@ -81,13 +84,13 @@ def read_images(uri: str, output: str | None = None, allow: Sequence[str] = ()) 
     terms = _Terms(tuple(map(canonical, allow)), output is not None and _asked(storage.folds_case, output))
     if files is None:
         check_suffix(uri, TABLES)
-        return _collected([_part(uri)], terms)
+        return _collected(_parts(uri), terms)
     if output is not None:
         files = [file for file in files if not file.startswith(canonical(output).rstrip("/") + "/")]
     if pictures := [file for file in files if has_suffix(file, _PICTURES)]:
         return _collected([_picture_part(uri, pictures)], terms)
     if tables := [file for file in files if has_suffix(file, TABLES)]:
-        return _collected((_part(file) for file in tables), terms)
+        return _collected(itertools.chain.from_iterable(map(_parts, tables)), terms)
     raise JobError(f"manifest {uri}: expected pictures or {', '.join(TABLES)} files outside the output; got none")
 
 
@@ -113,10 +116,21 @@ def _picture_part(uri: str, pictures: Sequence[str]) -> _Part:
     return _Part(file=uri, folder=root, lines=lines, carried={})
 
 
-def _part(file: str) -> _Part:
+def _parts(file: str) -> Iterator[_Part]:
+    """A file's rows, so many at a time that Python's values of a million are never there at once.
+
+    The columns of JSONL, which has no header, and their types are those of all its rows: it is one part.
+    """
     if has_suffix(file, (".parquet",)):
-        return _parquet_part(file)
-    lines, refusals = read_lines(file, _REQUIRED)
+        yield from _parquet_parts(file)
+    elif has_suffix(file, (".csv",)):
+        for lines, refusals in read_lines_in_parts(file, _REQUIRED, _PART_ROWS):
+            yield _text_part(file, lines, refusals)
+    else:
+        yield _text_part(file, *read_lines(file, _REQUIRED))
+
+
+def _text_part(file: str, lines: Sequence[Line], refusals: Sequence[Refusal]) -> _Part:
     columns = list(dict.fromkeys(name for line in lines for name in line.values))
     if lines:  # those of JSONL, which has no header
         check_required(file, columns, _REQUIRED)
@@ -125,12 +139,15 @@ def _part(file: str) -> _Part:
     return _Part(file, parent(file), lines, carried, refusals)
 
 
-def _parquet_part(file: str) -> _Part:
+def _parquet_parts(file: str) -> Iterator[_Part]:
     table = read_parquet(file, _REQUIRED)
     ours = pa.table({name: _strings(file, name, table.column(name)) for name in _OURS if name in table.column_names})
-    lines = [Line(number, row) for number, row in enumerate(ours.to_pylist(), 1)]
-    carried = {name: table.column(name) for name in table.column_names if name not in _OURS}
-    return _Part(file, parent(file), lines, carried)
+    own = table.select([name for name in table.column_names if name not in _OURS])
+    for start in range(0, max(len(table), 1), _PART_ROWS):
+        rows = ours.slice(start, _PART_ROWS).to_pylist()
+        part = own.slice(start, _PART_ROWS)
+        lines = [Line(number, row) for number, row in enumerate(rows, start + 1)]
+        yield _Part(file, parent(file), lines, dict(zip(part.column_names, part.columns, strict=True)))
 
 
 def _strings(file: str, name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -154,7 +171,7 @@ def _collected(parts: Iterable[_Part], terms: _Terms) -> ImageManifest:
 
 
 def _checked(part: _Part, unique: UniqueIds, allow: Sequence[str]) -> tuple[pa.Table, list[Refusal]]:
-    rows: list[Mapping[str, str | None]] = []
+    rows: list[Mapping[str, str | None]] = []  # of one part
     accepted: list[int] = []
     refusals = []
     for at, line in enumerate(part.lines):

@@ -17,16 +17,15 @@ from numpy.typing import NDArray
 
 from pipeline.errors import RowError
 from pipeline.io import storage
-from pipeline.io.artifacts import FAILURE_SCHEMA, KEY_COLUMNS, RECOVERED, Kind
-from pipeline.io.rows_read import AGE, FILE, IDENTITY, ROW, current_rows, read_rows
-from pipeline.keys import artifact_row_key
+from pipeline.io.artifacts import FAILURE_SCHEMA, IDENTIFYING, KEY_COLUMNS, RECOVERED, Kind
+from pipeline.io.rows_read import AGE, FILE, IDENTITY, ROW, among, columns_in_parts, current_rows, newest, read_rows
 
 
 @dataclass(frozen=True, eq=False)
 class KeyIndex:
     """The committed keys of one table and the file that holds each.
 
-    72 bytes a key, in three arrays that workers can share without copying.
+    72 bytes a key, in arrays that workers can share without copying.
 
     Attributes:
         keys: sorted, one of each, dtype S64.
@@ -46,6 +45,10 @@ class KeyIndex:
     def __contains__(self, key: object) -> bool:
         return isinstance(key, str) and self._find(key) is not None
 
+    def holds(self, keys: Sequence[str]) -> NDArray[np.bool_]:
+        """Which of these are committed."""
+        return among(self.keys, np.array(keys, self.keys.dtype))
+
     def place_of(self, key: str) -> tuple[str, int]:
         """URI of a file that holds the key, and which of its rows does.
 
@@ -58,8 +61,28 @@ class KeyIndex:
         return self.files[int(self.file_numbers[at])], int(self.row_numbers[at])
 
     def _find(self, key: str) -> int | None:
-        at = int(np.searchsorted(self.keys, np.bytes_(key.encode())))
-        return at if at < len(self.keys) and self.keys[at] == key.encode() else None
+        wanted = key.encode()
+        at = int(self.keys.searchsorted(wanted))
+        return at if at < len(self.keys) and self.keys[at] == wanted else None
+
+
+@dataclass(frozen=True, eq=False)
+class InversionIndex(KeyIndex):
+    """The committed inversions, and whose they are: images of the same bytes share one, and have a row each.
+
+    Attributes:
+        rows: sorted hashes of inversion key and image id, 8 bytes each.
+    """
+
+    rows: NDArray[np.uint64]
+
+    def has_row(self, key: str, image_id: str) -> bool:
+        """Whether an image has a row of its own for this inversion."""
+        return bool(self.have_rows([key], [image_id])[0])
+
+    def have_rows(self, keys: Sequence[str], image_ids: Sequence[str]) -> NDArray[np.bool_]:
+        """Which of these images have a row of their own, each for the inversion of this key."""
+        return among(self.rows, np.fromiter(map(_hash, keys, image_ids), np.uint64, len(keys)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,25 +97,21 @@ class EditIndex(KeyIndex):
 
     def in_place_of(self, key: str, image_id: str, edit_id: str, strength: float) -> bool:
         """Whether an edit's picture is to be where another edit's is."""
-        place = _place(image_id, edit_id, strength)
-        at = int(np.searchsorted(self.places, place))
-        return key not in self and at < len(self.places) and bool(self.places[at] == place)
+        place = np.array([_hash(image_id, edit_id, strength)], np.uint64)
+        return key not in self and bool(among(self.places, place)[0])
 
 
-def _place(image_id: str, edit_id: str, strength: float) -> np.uint64:
-    text = f"{image_id}\0{edit_id}\0{strength!r}"
-    return np.uint64(int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big"))
+def _hash(*names: str | float) -> int:
+    """8 bytes of what a few names are together."""
+    text = "\0".join([name if isinstance(name, str) else repr(name) for name in names])
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
-def committed_inversions(output: str) -> KeyIndex:
+def committed_inversions(output: str) -> InversionIndex:
     """Index of all inversions in an output folder."""
-    return KeyIndex(*_index(current_rows(output, "inversions"), "inversions"))
-
-
-def committed_artifact_rows(output: str) -> frozenset[str]:
-    """`artifact_row_key` of every row among the inversions: whose artifacts they are."""
-    table = read_rows(output, "inversions", {"inversion_key", "image_id"})
-    return frozenset(map(artifact_row_key, table["inversion_key"].to_pylist(), table["image_id"].to_pylist()))
+    table = read_rows(output, "inversions", {*IDENTIFYING["inversions"], *AGE})
+    rows = _hashes(table, IDENTIFYING["inversions"])
+    return InversionIndex(*_index(table.take(newest(table, "inversions", IDENTITY["inversions"])), "inversions"), rows)
 
 
 def committed_slots(output: str) -> tuple[set[str], Mapping[str, Mapping[tuple[str, float], str]]]:
@@ -114,16 +133,22 @@ def committed_slots(output: str) -> tuple[set[str], Mapping[str, Mapping[tuple[s
 def committed_edits(output: str) -> EditIndex:
     """Index of the edits whose pictures an output folder holds."""
     table = current_rows(output, "edits")
-    places = map(_place, *(table[name].to_pylist() for name in IDENTITY["edits"]))
-    return EditIndex(*_index(table, "edits"), np.sort(np.fromiter(places, np.uint64, len(table))))
+    return EditIndex(*_index(table, "edits"), _hashes(table, IDENTITY["edits"]))
 
 
 def _index(
     current: pa.Table, kind: Kind
 ) -> tuple[NDArray[np.bytes_], NDArray[np.int32], NDArray[np.int32], tuple[str, ...]]:
     files, rows = current[FILE].combine_chunks(), current[ROW].to_numpy()
-    keys, first = np.unique(np.array(current[KEY_COLUMNS[kind]].to_pylist(), dtype="S64"), return_index=True)
+    parts = [np.array(part, "S64") for (part,) in columns_in_parts(current, [KEY_COLUMNS[kind]])]
+    keys, first = np.unique(np.concatenate([np.empty(0, "S64"), *parts]), return_index=True)
     return keys, files.indices.to_numpy()[first], rows[first].astype(np.int32), tuple(files.dictionary.to_pylist())
+
+
+def _hashes(table: pa.Table, names: Sequence[str]) -> NDArray[np.uint64]:
+    """What some columns say of each row, as sorted hashes."""
+    rows = (row for parts in columns_in_parts(table, names) for row in zip(*parts, strict=True))
+    return np.sort(np.fromiter((_hash(*row) for row in rows), np.uint64, len(table)))
 
 
 def read_inversion(index: KeyIndex, key: str) -> dict[str, Any]:

@@ -21,9 +21,8 @@ from pipeline.io.lease import Fence
 from pipeline.io.listing import list_sizes, remove_files
 from pipeline.io.rows_read import AGE, FILE, read_rows
 
-# What files are merged up to. Who reads one inversion reads its file's footer first, of some two kilobytes a row.
+# What files are merged up to.
 _MOST_BYTES: Final = 128 << 20
-_MOST_INVERSIONS: Final = 128
 
 Keep = NDArray[np.bool_]
 # Its URI, the numbers of its rows that are kept, and how many it has.
@@ -150,7 +149,7 @@ def _groups(index: Index) -> Iterator[tuple[list[str], list[pa.Table]]]:
         elif size < _MOST_BYTES // 2:
             file = _Small(uri, size, _rows(uri, at), whole=len(at) == of)
             group = groups[file.rows.schema.to_string(show_schema_metadata=False)]
-            if not _go_together(index.kind, [*group, file]):
+            if sum(small.size for small in group) + size > _MOST_BYTES:
                 yield from _merged(group)
                 group.clear()
             group.append(file)
@@ -158,12 +157,6 @@ def _groups(index: Index) -> Iterator[tuple[list[str], list[pa.Table]]]:
             yield [uri], [_rows(uri, at)]
     for group in groups.values():
         yield from _merged(group)
-
-
-def _go_together(kind: Kind, group: Sequence[_Small]) -> bool:
-    if kind == "inversions" and sum(len(file.rows) for file in group) > _MOST_INVERSIONS:
-        return False
-    return sum(file.size for file in group) <= _MOST_BYTES
 
 
 def _merged(group: Sequence[_Small]) -> Iterator[tuple[list[str], list[pa.Table]]]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import BinaryIO, Final
+from typing import Any, BinaryIO, Final
 
 import numpy as np
 import pyarrow as pa
@@ -30,6 +30,7 @@ FILE: Final = "file"
 ROW: Final = "row"
 # How often a table is listed anew because a file of the last listing is gone: another took its place.
 _LISTINGS: Final = 5
+_PART_ROWS: Final = 1 << 14
 
 
 def read_rows(output: str, kind: Kind, columns: Collection[str]) -> pa.Table:
@@ -64,6 +65,20 @@ def read_files(output: str, kind: Kind, read: Callable[[str], pa.Table]) -> tupl
             if not (error.missing and left):
                 raise
     raise AssertionError
+
+
+def columns_in_parts(table: pa.Table, names: Sequence[str]) -> Iterator[list[list[Any]]]:
+    """Some columns of a table as Python's values, so many rows at a time that a million never are there at once."""
+    for part in table.select(list(names)).to_batches(max_chunksize=_PART_ROWS):
+        yield [column.to_pylist() for column in part.columns]
+
+
+def among(ordered: NDArray[Any], wanted: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which of the wanted values are among some that are in order."""
+    if not len(ordered):
+        return np.zeros(len(wanted), np.bool_)
+    found: NDArray[np.bool_] = ordered[np.minimum(ordered.searchsorted(wanted), len(ordered) - 1)] == wanted
+    return found
 
 
 def current_rows(output: str, kind: Kind, *columns: str) -> pa.Table:

@@ -9,7 +9,7 @@ from string import Formatter
 from typing import Any, Final
 
 from pipeline.errors import RowError
-from pipeline.records import Deltas, Edit, ImageRow, PromptRow, joined
+from pipeline.records import Deltas, Edit, PromptRow, joined
 from pipeline.words import absent
 
 _PLAIN: Final = re.compile(r"[^\W\d][\w -]*")
@@ -36,14 +36,13 @@ def columns_named(prompt: str) -> set[str]:
     return {column for _, column in template(prompt) if column is not None}
 
 
-def edits_for(row: ImageRow, prompts: Sequence[PromptRow]) -> list[Edit]:
-    """All edits that the prompt rows ask of one image, in their order, one per strength.
+def edits_for(columns: Mapping[str, Any], prompts: Sequence[PromptRow]) -> list[Edit]:
+    """All edits that the prompt rows ask of the image with these columns, in their order, one per strength.
 
     Raises:
         RowError: row_refused: a prompt names a column that is empty in this row, or once it is filled in lacks a
             word that is weighted. To keep the other prompts' edits, ask for one prompt row at a time.
     """
-    columns = {**row.carried, **row.model_dump(include=set(ImageRow.model_fields))}
     return [
         Edit(
             edit_id=prompt.edit_id,
@@ -70,7 +69,9 @@ def applies(prompt: PromptRow, columns: Mapping[str, Any]) -> bool:
     """Whether a prompt row asks for edits of the image with these columns."""
     if prompt.image_id is not None and prompt.image_id != columns["image_id"]:
         return False
-    return all(_matches(columns.get(name), wanted) for name, wanted in (prompt.where or {}).items())
+    if not prompt.where:
+        return True
+    return all(_matches(columns.get(name), wanted) for name, wanted in prompt.where.items())
 
 
 def _matches(value: Any, wanted: Any) -> bool:
@@ -98,10 +99,10 @@ def filled_in(prompt: PromptRow, columns: Mapping[str, Any]) -> tuple[str, Delta
 
 
 def _filled(prompt: PromptRow, asked: str, columns: Mapping[str, Any]) -> str:
-    text = "".join(literal + _word(prompt, columns, column) for literal, column in template(asked))
+    text = "".join([literal + _word(prompt, columns, column) for literal, column in template(asked)])
     if not text.strip():
         raise RowError("row_refused", f"prompt {prompt.edit_id!r}: empty once its columns are filled in")
-    if unknown := absent(prompt.word_weights or {}, text):
+    if prompt.word_weights and (unknown := absent(prompt.word_weights, text)):
         raise RowError(
             "row_refused", f"prompt {prompt.edit_id!r}: word_weights: expected words of {text!r}; got {unknown[0]!r}"
         )

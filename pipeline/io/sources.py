@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,8 +12,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.io.rows_read import read_rows
-from pipeline.io.stamps import Stamp, stamps
+from pipeline.io.rows_read import among, columns_in_parts, read_rows
+from pipeline.io.stamps import stamps
 from pipeline.io.storage import StorageError
 
 _LOG: Final = logging.getLogger("relatent.storage")
@@ -59,13 +60,11 @@ class Memory:
         except StorageError as error:
             _LOG.warning("%s; reading what may be unchanged", error)
             return {}
-        recalled = {uri: self._find(uri, stamp) for uri, stamp in found.items()}
-        return {uri: sha256 for uri, sha256 in recalled.items() if sha256 is not None}
-
-    def _find(self, uri: str, stamp: Stamp) -> str | None:
-        key = np.bytes_(_digest(uri, stamp.size, stamp.version))
-        at = int(np.searchsorted(self.keys, key))
-        return self.sha256s[at].tobytes().hex() if at < len(self) and self.keys[at] == key else None
+        wanted = np.array([_digest(uri, stamp.size, stamp.version) for uri, stamp in found.items()], _KEY)
+        known = among(self.keys, wanted)
+        texts = self.sha256s[self.keys.searchsorted(wanted[known])].tobytes().hex()
+        uris = itertools.compress(found, known.tolist())
+        return {uri: texts[64 * at : 64 * (at + 1)] for at, uri in enumerate(uris)}
 
 
 NO_MEMORY: Final = Memory(np.empty(0, _KEY), np.empty((0, 32), np.uint8))
@@ -80,9 +79,13 @@ def remembered(output: str) -> Memory:
     table = read_rows(output, "sources", {"uri", "size", "version", "sha256"})
     if not len(table):
         return NO_MEMORY
-    columns = (table[name].to_pylist() for name in ("uri", "size", "version"))
-    keys = np.fromiter(map(_digest, *columns), _KEY, len(table))
-    sha256s = np.frombuffer(bytes.fromhex("".join(table["sha256"].to_pylist())), np.uint8).reshape(-1, 32)
+    keys, sha256s = np.empty(len(table), _KEY), np.empty((len(table), 32), np.uint8)
+    at = 0
+    for *names, digests in columns_in_parts(table, ("uri", "size", "version", "sha256")):
+        part = slice(at, at + len(digests))
+        keys[part] = list(map(_digest, *names))
+        sha256s[part] = np.frombuffer(bytes.fromhex("".join(digests)), np.uint8).reshape(-1, 32)
+        at = part.stop
     keys, first = np.unique(keys, return_index=True)
     return Memory(keys, sha256s[first])
 

@@ -86,7 +86,8 @@ def _of_open(uri: str, file: BinaryIO) -> Stamp | None:
 
 def _of_path(uri: str) -> Stamp | None:
     try:
-        return _of_status(os.stat(canonical(uri)), settled=False)  # noqa: PTH116 - reading it says what is wrong with it
+        path = uri if uri.startswith("/") else canonical(uri)
+        return _of_status(os.stat(path), settled=False)  # noqa: PTH116 - reading it says what is wrong with it
     except (OSError, ValueError):
         return None
 

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
-from typing import Final
+from dataclasses import dataclass
+from typing import Final, Literal, cast
 
 from pipeline.config import JobConfig
 from pipeline.errors import RowError
 from pipeline.io.images import Photo, check_mask_shape, decode, decode_mask
-from pipeline.io.outcomes import EditIndex, KeyIndex, read_inversion
+from pipeline.io.outcomes import EditIndex, InversionIndex, read_inversion
 from pipeline.io.sources import Memory
-from pipeline.keys import artifact_row_key, content_key, edit_key, inversion_key, seed_of
+from pipeline.keys import content_key, seed_of
 from pipeline.planning import Asking
 from pipeline.records import Edit
-from pipeline.settings import Controls
-from pipeline.stages.escalation import escalation_identity
 from pipeline.stages.history import History
+from pipeline.stages.naming import JobKeys
 from pipeline.stages.rows import NOTHING, Asked, Fetched, Order, Payloads, dump, load_seen
 from pipeline.stages.source import OutdatedError, Source
 from pipeline.stages.visit import Visit
@@ -42,11 +42,34 @@ _ARTIFACT_COLUMNS: Final = (
 class Committed:
     """What the output holds already; inversions may come from an earlier output."""
 
-    inversions: KeyIndex
-    artifact_rows: frozenset[str]
+    inversions: InversionIndex
     edits: EditIndex
     history: History
     sources: Memory
+
+
+@dataclass(frozen=True, slots=True)
+class _Missing:
+    """What an output lacks of one image.
+
+    Attributes:
+        todo: edits to make.
+        standing: edits that are not tried again, and why.
+        kept: edits that are there.
+        invert: whether its inversion is missing.
+        named: whether a row among the artifacts has its id.
+    """
+
+    todo: list[Order]
+    standing: list[tuple[Order, RowError]]
+    kept: int
+    invert: bool
+    named: bool
+
+    @property
+    def work(self) -> bool:
+        """Whether the engine has something to do."""
+        return bool(self.todo) or not self.named
 
 
 class Fetch:
@@ -62,30 +85,66 @@ class Fetch:
     def __init__(self, config: JobConfig, asking: Asking, fingerprint: str, committed: Committed) -> None:
         self._config = config
         self._asking = asking
-        self._fingerprint = fingerprint
+        self._keys = JobKeys(config, fingerprint)
         self._committed = committed
 
     def __call__(self, rows: Sequence[Asked]) -> list[Fetched]:
-        return self.with_done_rows_as_one(self.each(rows))
+        done, others = self.done(rows)
+        return self.with_done_rows_as_one([*done, *self.each(others)])
+
+    def done(self, rows: Sequence[Asked]) -> tuple[list[Fetched], list[Asked]]:
+        """Find, reading no file, rows that need nothing, as most of a nightly job's do: one for all; and the others."""
+        recalled = self._recalled(rows)
+        keyed = [(row, keys) for row in rows if (keys := self._keys_of(row, recalled))]
+        inversions, image_ids = [keys[0] for _, keys in keyed], [row["image_id"] for row, _ in keyed]
+        whole = self._committed.inversions.holds(inversions) & self._committed.inversions.have_rows(
+            inversions, image_ids
+        )
+        edited = iter(self._committed.edits.holds([key for _, keys in keyed for key in keys[1:]]).tolist())
+        done = {
+            row["image_id"]: len(keys) - 1
+            for (row, keys), is_whole in zip(keyed, whole.tolist(), strict=True)
+            if all(list(itertools.islice(edited, len(keys) - 1))) and is_whole
+        }
+        if not done:
+            return [], list(rows)
+        first = Visit.to(next(row for row in rows if row["image_id"] in done), self._config.max_pixels, recalled)
+        idle = first.result("done", kept=sum(done.values()), reused=len(done), named=True)
+        return [idle], [row for row in rows if row["image_id"] not in done]
+
+    def _keys_of(self, row: Asked, recalled: Mapping[str, str]) -> list[str] | None:
+        """The keys of an image's inversion and edits; None if a file has to be read for them, or something is wrong."""
+        if self._committed.history.mentions(row["image_id"]) or not all(uri in recalled for uri in _deciding(row)):
+            return None
+        visit = Visit.to(row, self._config.max_pixels, recalled)
+        try:
+            visit.asked, refused = self._asking.of(visit.columns)
+            self._identify(visit)
+            mask = self._mask(visit)
+            return (
+                None if refused else [visit.inversion_key, *(self._edit_key(visit, edit, mask) for edit in visit.asked)]
+            )
+        except Exception:  # noqa: BLE001 - it shows again, and is told, when the row is fetched
+            return None
 
     def each(self, rows: Sequence[Asked]) -> list[Fetched]:
         """One row for each that is asked for."""
-        recalled = self._committed.sources.recall({uri for row in rows for uri in _deciding(row)})
+        recalled = self._recalled(rows)
         with ThreadPoolExecutor(_THREADS) as pool:
             return list(pool.map(lambda row: self._fetch(row, recalled), rows))
+
+    def _recalled(self, rows: Sequence[Asked]) -> Mapping[str, str]:
+        return self._committed.sources.recall({uri for row in rows for uri in _deciding(row)})
 
     def failed(self, row: Asked, error: Exception) -> Fetched:
         """What becomes of a row that ends the process that fetches it."""
         visit = Visit.to(row, self._config.max_pixels, {})
-        visit.fail(error, edits=len(self._asking.of(visit.image)[0]))
+        visit.fail(error, edits=len(self._asking.of(visit.columns)[0]))
         return visit.result("failed")
 
     def _fetch(self, row: Asked, recalled: Mapping[str, str]) -> Fetched:
         visit = Visit.to(row, self._config.max_pixels, recalled)
         try:
-            visit.asked, refused = self._asking.of(visit.image)
-            for edit, error in refused:
-                visit.fail(error, edit)
             return self._follow(visit)
         except OutdatedError:
             return self._fetch(row, {})
@@ -94,22 +153,40 @@ class Fetch:
             return visit.result("failed")
 
     def _follow(self, visit: Visit) -> Fetched:
-        """From an image's bytes to its keys to what is missing, stopping as soon as there is nothing to do."""
+        missing = self._missing(visit)
+        payloads = self._payloads(visit, self._mask(visit), invert=missing.invert) if missing.work else NOTHING
+        for order, error in missing.standing:
+            visit.fail(error, order.edit, order.key)
+        status: Literal["work", "done"] = "work" if missing.work else "done"
+        return visit.result(status, missing.todo, missing.kept, payloads, named=missing.named)
+
+    def _missing(self, visit: Visit) -> _Missing:
+        """From an image's bytes to its keys to what is missing.
+
+        Raises:
+            RowError: they cannot be read, or the image is known to fail.
+        """
+        visit.asked, refused = self._asking.of(visit.columns)
+        for edit, error in refused:
+            visit.fail(error, edit)
         self._identify(visit)
         self._stop_if_standing(visit, visit.inversion_key)
         mask = self._mask(visit)
-        orders = [self._order(visit, edit, mask) for edit in visit.asked]
-        missing = [order for order in orders if not self._is_there(visit, order)]
-        standing = {order.key: error for order in missing if (error := self._standing(visit, order))}
-        todo = [order for order in missing if order.key not in standing]
+        todo, standing, kept = [], [], 0
+        for edit in visit.asked:
+            key = self._edit_key(visit, edit, mask)
+            if self._is_there(visit, edit, key):
+                kept += 1
+                continue
+            order = self._order(visit, edit, key)
+            failed = self._committed.history.standing(key, visit.image_id, edit.edit_id, edit.strength)
+            if failed is None:
+                todo.append(order)
+            else:
+                standing.append((order, failed))
         invert = visit.inversion_key not in self._committed.inversions
-        named = artifact_row_key(visit.inversion_key, visit.image.image_id) in self._committed.artifact_rows
-        work = bool(todo) or not named
-        payloads = self._payloads(visit, mask, invert=invert) if work else NOTHING
-        for order in missing:
-            if order.key in standing:
-                visit.fail(standing[order.key], order.edit, order.key)
-        return visit.result("work" if work else "done", todo, len(orders) - len(missing), payloads, named=named)
+        named = not invert and self._committed.inversions.has_row(visit.inversion_key, visit.image_id)
+        return _Missing(todo, standing, kept, invert, named)
 
     def _identify(self, visit: Visit) -> None:
         """Set the image's keys: those of its artifact, or those of its bytes."""
@@ -118,53 +195,29 @@ class Fetch:
             return
         visit.image_sha256 = visit.original.sha256
         self._stop_if_standing(visit, visit.image_sha256)
-        visit.inversion_key = inversion_key(
-            image_sha256=visit.image_sha256,
-            source_prompt=visit.image.source_prompt or "",
-            model_fingerprint=self._fingerprint,
-            settings=self._config.inversion.identity(),
-            escalation=escalation_identity(self._config),
-            max_side=self._config.max_side,
-            dtype=self._config.dtype,
-        )
+        visit.inversion_key = self._keys.inversion(visit.image_sha256, visit.row["source_prompt"])
 
     def _stop_if_standing(self, visit: Visit, tried: str) -> None:
         visit.tried = tried
-        standing = self._committed.history.standing(tried, visit.image.image_id)
+        standing = self._committed.history.standing(tried, visit.image_id)
         if standing:
             raise standing
 
-    def _order(self, visit: Visit, edit: Edit, mask: Source | None) -> Order:
-        settings = self._config.edit
+    def _edit_key(self, visit: Visit, edit: Edit, mask: Source | None) -> str:
         fitted = visit.row.get("fitted_scale", self._config.inversion.guidance_scale)
-        controls = settings.controls(edit)
-        key = edit_key(
-            inversion_key=visit.inversion_key,
-            image_id=visit.image.image_id,
-            edit_id=edit.edit_id,
-            prompt=edit.deltas or edit.prompt,
-            negative_prompt=edit.negative_prompt,
-            strength=edit.strength,
-            guidance_scale=None if edit.guidance_scale == fitted else edit.guidance_scale,
-            **asdict(controls),
-            seed=edit.seed if controls.variation else None,
-            mask_sha256=None if mask is None else mask.sha256,
-            settings=settings.model_dump(exclude=set(Controls.__slots__)),
-        )
+        mask_sha256 = None if mask is None else mask.sha256
+        return self._keys.edit(edit, visit.inversion_key, visit.image_id, fitted, mask_sha256)
+
+    def _order(self, visit: Visit, edit: Edit, key: str) -> Order:
         seed = seed_of(key) if edit.seed is None else edit.seed
-        replaces = self._committed.edits.in_place_of(key, visit.image.image_id, edit.edit_id, edit.strength)
-        return Order(edit, key, seed if controls.variation else None, replaces)
+        varies = self._config.edit.controls(edit).variation
+        replaces = self._committed.edits.in_place_of(key, visit.image_id, edit.edit_id, edit.strength)
+        return Order(edit, key, seed if varies else None, replaces)
 
-    def _is_there(self, visit: Visit, order: Order) -> bool:
+    def _is_there(self, visit: Visit, edit: Edit, key: str) -> bool:
         """Whether the edit is committed. If another one failed in its place since, its picture may be gone."""
-        edit = order.edit
-        failed_since = self._committed.history.failed(visit.image.image_id, edit.edit_id, edit.strength)
-        return order.key in self._committed.edits and not failed_since
-
-    def _standing(self, visit: Visit, order: Order) -> RowError | None:
-        """Why this very edit failed for good before; it then fails again without being tried."""
-        edit = order.edit
-        return self._committed.history.standing(order.key, visit.image.image_id, edit.edit_id, edit.strength)
+        failed_since = self._committed.history.failed(visit.image_id, edit.edit_id, edit.strength)
+        return key in self._committed.edits and not failed_since
 
     def _mask(self, visit: Visit) -> Source | None:
         return None if not visit.asked or self._config.edit.mask == "none" else visit.mask
@@ -190,7 +243,7 @@ class Fetch:
         if visit.tried != visit.image_sha256:
             raise RowError(
                 "original_changed",
-                f"{visit.image.image_uri}: expected sha256 {visit.image_sha256}, as inverted; got {visit.tried}",
+                f"{visit.row['image_uri']}: expected sha256 {visit.image_sha256}, as inverted; got {visit.tried}",
             )
         return original
 
@@ -202,18 +255,23 @@ class Fetch:
 
     def with_done_rows_as_one(self, rows: Sequence[Fetched]) -> list[Fetched]:
         """Let one row stand for all that need nothing and have nothing to say: the engine's batches are for work."""
-        idle = [row for row in rows if self._is_idle(row)]
-        others = [row for row in rows if not self._is_idle(row)]
-        for row in idle[1:]:
-            idle[0]["reused"] += row["reused"]
-            idle[0]["kept"] += row["kept"]
-        if idle:
-            idle[0]["seen"] = dump([seen for row in idle for seen in load_seen(row["seen"])])
-        return [*idle[:1], *others]
+        idle: list[Fetched] = []
+        others: list[Fetched] = []
+        for row in rows:
+            (idle if self._is_idle(row) else others).append(row)
+        if not idle:
+            return others
+        seen = [seen for row in idle if row["seen"] != "[]" for seen in load_seen(row["seen"])]
+        first = {
+            "reused": sum(row["reused"] for row in idle),
+            "kept": sum(row["kept"] for row in idle),
+            "seen": dump(seen),
+        }
+        return [cast("Fetched", {**idle[0], **first}), *others]
 
     def _is_idle(self, row: Fetched) -> bool:
-        recovered = self._committed.history.failed(row["image_id"])
-        return row["status"] == "done" and row["failures"] == dump([]) and not recovered
+        done = row["status"] == "done" and row["failures"] == "[]"
+        return done and not self._committed.history.failed(row["image_id"])
 
 
 def _deciding(row: Asked) -> list[str]:

@@ -24,6 +24,12 @@ class History:
             (row["image_id"], row["edit_id"], row["strength"]): row for row in failures
         }
 
+        self._image_ids = {image_id for image_id, _, _ in self._latest}
+
+    def mentions(self, image_id: str) -> bool:
+        """Whether the image, or an edit of it, failed."""
+        return image_id in self._image_ids
+
     def attempts(self, image_id: str, edit_id: str | None, strength: float | None) -> int:
         """How often this image or edit has failed so far."""
         row = self._latest.get((image_id, edit_id, strength))

@@ -122,6 +122,8 @@ def image_columns(row: ImageColumns) -> ImageColumns:
 
 def dump(values: Sequence[Order] | Sequence[FailedRow] | Sequence[Seen] | Counts) -> str:
     """Records as JSON."""
+    if not values:  # as most are
+        return "[]"
     return json.dumps(values, default=dataclasses.asdict)
 
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from pipeline.config import JobConfig
 from pipeline.io.sources import remembered
-from pipeline.keys import inversion_key
+from pipeline.keys import content_key, inversion_identity
 from pipeline.planning import Asking, Plan, deciding, refused_ids
 from pipeline.stages.escalation import escalation_identity
 
@@ -88,12 +88,14 @@ def _keys(plan: Plan, image_sha256: str, source_prompt: str) -> Iterable[str]:
     """The keys that an image's artifact may have: a job that names no precision takes its cluster's."""
     config: JobConfig = plan.config
     for dtype in _PRECISIONS if config.dtype is None else (config.dtype,):
-        yield inversion_key(
-            image_sha256=image_sha256,
-            source_prompt=source_prompt,
-            model_fingerprint=plan.fingerprint,
-            settings=config.inversion.identity(),
-            escalation=escalation_identity(config),
-            max_side=config.max_side,
-            dtype=dtype,
+        yield content_key(
+            inversion_identity(
+                image_sha256=image_sha256,
+                source_prompt=source_prompt,
+                model_fingerprint=plan.fingerprint,
+                settings=config.inversion.identity(),
+                escalation=escalation_identity(config),
+                max_side=config.max_side,
+                dtype=dtype,
+            )
         )

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import JobError
-from pipeline.io import storage
+from pipeline.io import image_manifest, storage
 from pipeline.io.manifest import ImageManifest, read_images, read_prompts
 from pipeline.records import ImageRow
 
@@ -335,3 +335,26 @@ def test_a_folder_on_s3_is_a_manifest(s3: str) -> None:
         storage.write_bytes(f"{s3}/{name}", b"")
     assert read_images(f"{s3}/x").table["image_id"].to_pylist() == ["a", "y/b"]
     assert read_images(f"{s3}/x/*.png").table.to_pylist()[0]["image_uri"] == f"{s3}/x/a.png"
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv"])
+def test_parts_of_a_file_give_what_the_whole_gives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    """However few rows are read at a time: rows, types, refusals and their lines are the same."""
+    ids = ["a", "b", "b", "", "c", "d", "e"]
+    rows = {"image_id": ids, "image_uri": ["x.png"] * 7, "label": ["1", None, None, None, None, "2", None]}
+    path = tmp_path / f"images.{suffix}"
+    if suffix == "parquet":
+        pq.write_table(pa.table(rows), path)
+    else:
+        lines = [",".join(cell or "" for cell in cells) for cells in zip(*rows.values(), strict=True)]
+        path.write_text("\n".join([",".join(rows), *lines[:5], "too,many,cells,here", *lines[5:]]) + "\n")
+    whole = read_images(str(path))
+    for size in (1, 2, 3, 7):
+        monkeypatch.setattr(image_manifest, "_PART_ROWS", size)
+        read = read_images(str(path))
+        assert read.table.combine_chunks().equals(whole.table.combine_chunks())
+        assert read.refusals == whole.refusals
+    assert whole.table["image_id"].to_pylist() == ["a", "b", "c", "d", "e"]
+    assert [refusal.line for refusal in whole.refusals] == ([3, 4] if suffix == "parquet" else [4, 5, 7])

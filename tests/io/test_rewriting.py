@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pipeline.io import rewriting, storage
+from pipeline.io import artifacts, rewriting, storage
 from pipeline.io.artifacts import write_rows
 from pipeline.io.lease import Fence
 from pipeline.io.outcomes import committed_inversions, read_inversion
@@ -43,18 +43,18 @@ def test_files_of_the_same_columns_become_one(output: str) -> None:
     assert read_index(output, "edits").once().all()
 
 
-def test_inversions_keep_to_small_footers(output: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only so many go into a file, each in a row group of its own, and each is read back."""
-    monkeypatch.setattr(rewriting, "_MOST_INVERSIONS", 4)
+def test_inversions_are_read_back_alone(output: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Row groups of a merged file hold only so many bytes of tensors, however many rows that is."""
+    monkeypatch.setattr(artifacts, "_GROUP_BYTES", 60)  # of tensors of 12 bytes, and where each begins
     for names in ("ab", "cd", "e", "f", "ghij"):
         write_rows(output, "inversions", [inversion_row(name) for name in names])
-    assert merge_files(Fence(output, 1), "inversions") == (5, 3)
+    assert merge_files(Fence(output, 1), "inversions") == (5, 1)
     index = committed_inversions(output)
     for name in "abcdefghij":
         assert read_inversion(index, key_of(name))["tensors"] == f"tensors of {name}".encode()
-    for uri in storage.list_files(f"{output}/inversions", ".parquet"):
-        metadata = storage.read_part(uri, lambda file: pq.ParquetFile(file).metadata)
-        assert metadata.num_row_groups == metadata.num_rows <= 4
+    (uri,) = storage.list_files(f"{output}/inversions", ".parquet")
+    metadata = storage.read_part(uri, lambda file: pq.ParquetFile(file).metadata)
+    assert [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)] == [3, 3, 3, 1]
 
 
 def test_large_files_stay_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

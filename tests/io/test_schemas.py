@@ -10,7 +10,6 @@ import yaml
 
 from pipeline.io.manifest import check_plan, edits_for, read_images, read_prompts
 from pipeline.io.schemas import schema_texts, write_schemas
-from pipeline.records import ImageRow
 
 MANIFESTS = Path(__file__).parents[2] / "manifests"
 EXAMPLES = [("local/images.csv", "local/prompts.yaml"), ("s3/images.jsonl", "s3/prompts.jsonl")]
@@ -33,7 +32,7 @@ def test_examples_are_valid(images: str, prompts: str) -> None:
     """Every row of the example manifests is accepted, fits the others, and gives edits."""
     image_manifest, prompt_manifest = read_images(str(MANIFESTS / images)), read_prompts(str(MANIFESTS / prompts))
     assert image_manifest.refusals == prompt_manifest.refusals == check_plan(image_manifest, prompt_manifest) == ()
-    rows = [ImageRow(**row) for row in image_manifest.table.to_pylist()]
+    rows = image_manifest.table.to_pylist()
     for prompt in prompt_manifest.rows:
         assert any(edits_for(row, [prompt]) for row in rows), prompt.edit_id
 

@@ -9,18 +9,18 @@ from hypothesis import strategies as st
 
 from pipeline.errors import RowError
 from pipeline.io.selection import edits_for
-from pipeline.records import Edit, ImageRow, PromptRow
+from pipeline.records import Edit, PromptRow
 
 
-def _image(**columns: Any) -> ImageRow:
-    return ImageRow(**{"image_id": "mug-1", "image_uri": "a.png", **columns})
+def _image(**columns: Any) -> dict[str, Any]:
+    return {"image_id": "mug-1", "image_uri": "a.png", **columns}
 
 
 def _prompt(**columns: Any) -> PromptRow:
     return PromptRow(**{"edit_id": "e", "prompt": "a mug", **columns})
 
 
-def _prompts_of(image: ImageRow, *prompts: PromptRow) -> list[str]:
+def _prompts_of(image: dict[str, Any], *prompts: PromptRow) -> list[str]:
     return [edit.prompt for edit in edits_for(image, prompts)]
 
 

@@ -13,7 +13,7 @@ import pytest
 from pipeline.config import JobConfig
 from pipeline.io.images import encode_png
 from pipeline.io.lease import held
-from pipeline.io.outcomes import committed_artifact_rows, committed_edits, committed_inversions, current_failures
+from pipeline.io.outcomes import committed_edits, committed_inversions, current_failures
 from pipeline.io.sources import remembered
 from pipeline.planning import Asking
 from pipeline.records import PromptRow
@@ -31,7 +31,6 @@ def committed_in(output: str) -> Committed:
     """What an output holds."""
     return Committed(
         committed_inversions(output),
-        committed_artifact_rows(output),
         committed_edits(output),
         History(current_failures(output)),
         remembered(output),

@@ -15,11 +15,13 @@ from pipeline.io.images import encode_png
 from pipeline.io.sources import Memory
 from pipeline.io.transfers import transfers
 from pipeline.keys import sha256_hex
+from pipeline.planning import Asking
 from pipeline.records import PromptRow
+from pipeline.stages.fetch import Fetch
 from pipeline.stages.rows import Asked
 from tests.results import results
 from tests.small_job import table
-from tests.stages.conftest import Job, StandInEditor
+from tests.stages.conftest import FINGERPRINT, Job, StandInEditor, committed_in
 
 BLUE = PromptRow(edit_id="blue", prompt="a blue photo", strength=(0.0, 1.0))
 GREEN = PromptRow(edit_id="green", prompt="a green photo")
@@ -120,3 +122,18 @@ def test_a_file_that_changes_after_it_was_looked_at_is_read_as_it_is(
     assert (counts.inverted, counts.edited, counts.failures) == (1, 3, 0)
     new = sha256_hex(Path(asked[0]["image_uri"]).read_bytes())
     assert {row["image_sha256"] for row in table(output, "inversions")} == {new, *stale.values()}
+
+
+def test_what_needs_nothing_is_found_without_reading(output: Path, photograph: Photograph) -> None:
+    """Of what was done before one row is left, for all; what is new, changed or failed before is for fetching."""
+    gone = Asked(image_id="gone", image_uri="/nowhere.png", source_prompt=None, mask_uri=None)
+    rows = settled(*map(photograph, "abc"))
+    job = Job(output, StandInEditor(), [BLUE])
+    job.run([*rows, gone])
+    new, changed = settled(photograph("d"), photograph("b", shade=7))
+    fetch = Fetch(job.config, Asking(job.prompts), FINGERPRINT, committed_in(job.output))
+    with reading() as read:
+        done, others = fetch.done([rows[0], new, changed, rows[2], gone])
+    assert read == [0]
+    assert [(row["image_id"], row["reused"], row["kept"]) for row in done] == [("a", 2, 4)]
+    assert [row["image_id"] for row in others] == ["d", "b", "gone"]

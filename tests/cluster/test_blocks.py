@@ -1,0 +1,28 @@
+"""How a plan is cut into what tasks fetch."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pytest
+
+from pipeline.cluster import graph
+
+
+@pytest.mark.parametrize(
+    ("rows", "batch_size", "blocks", "largest"),
+    [
+        (0, 32, 0, 0),
+        (1, 32, 1, 1),
+        (200, 32, 7, 32),  # few rows: a batch to a task, so that there are several
+        (10_000, 32, 35, 288),
+        (100_000, 32, 49, 2048),
+        (100_000, 3000, 34, 3000),
+    ],
+)
+def test_a_plan_is_cut_into_whole_batches(rows: int, batch_size: int, blocks: int, largest: int) -> None:
+    """All rows are there in their order; a block is of whole batches, many where there are many rows."""
+    asked = pa.table({"image_id": pa.array(range(rows))})
+    cut = graph._blocks(asked, batch_size)
+    assert (len(cut), max(map(len, cut), default=0)) == (blocks, largest)
+    assert all(len(block) % batch_size == 0 for block in cut[:-1])
+    assert pa.concat_tables([asked.schema.empty_table(), *cut]).equals(asked)
