@@ -85,7 +85,7 @@ def _write_photographs(folder: Path, names: Sequence[str]) -> None:
         yesterday = original.stat().st_mtime - _DAY
         os.utime(original, (yesterday, yesterday))
         for name in names[start : start + _MOST_LINKS]:
-            os.link(original, folder / f"{name}.png")  # noqa: PTH - a million paths take longer than their links
+            os.link(original, folder / f"{name}.png")
         original.unlink()
 
 
