@@ -12,6 +12,9 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 LOG: Final = logging.getLogger("relatent")
+# Events are for who asks for their lines: without a handler Python would print their bare names, as it prints warnings.
+_EVENTS: Final = logging.getLogger("relatent.events")
+_EVENTS.addHandler(logging.NullHandler())
 
 # What of a committed row is told; the rest is in its table.
 _OF_AN_INVERSION: Final = ("image_id", "image_uri", "inversion_key", "recon_psnr", "iterations", "seconds")
@@ -28,7 +31,7 @@ _HIDDEN: Final = "[hidden]"
 
 def tell(event: str, level: int = logging.INFO, **fields: Any) -> None:
     """Tell one event with its fields, which JSON can hold."""
-    LOG.log(level, event, extra={"fields": fields})
+    _EVENTS.log(level, event, extra={"fields": fields})
 
 
 def tell_committed(

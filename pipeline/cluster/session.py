@@ -67,6 +67,8 @@ def _initialise(address: str) -> None:
     if address == "local":
         # The driver's core would warn about Ray Data's own way of starting actors.
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+        # By default workers yield to whatever else runs here: beside a busy process a job stood still for minutes.
+        os.environ.setdefault("RAY_worker_niceness", "0")
         local = {"num_cpus": (os.cpu_count() or 1) + _WAITING_CORES, "include_dashboard": False}
     try:
         ray.init(

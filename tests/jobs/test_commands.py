@@ -80,8 +80,11 @@ def test_refused_rows_stop_a_job_unless_told_otherwise(job: Mapping[str, Any]) -
         file.write('{"edit_id": "far", "prompt": "far", "strength": 9}\n')
     done = call("plan", *flags(job))
     assert done.returncode == 2
-    assert f"{job['prompts']}:3:" in done.stderr
-    assert "--skip-invalid" in done.stderr
+    refusal, end = done.stderr.splitlines()
+    assert refusal.startswith(f"refused: {job['prompts']}:3: ")
+    assert "--skip-invalid" in end
+    event, end_again = call("plan", *flags(job), "--log-json").stderr.splitlines()
+    assert (json.loads(event)["event"], json.loads(event)["line"], end_again) == ("refused", 3, end)
     assert not Path(job["output"]).exists()
     assert call("plan", *flags(job), "--skip-invalid").returncode == 0
 
