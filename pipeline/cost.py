@@ -25,6 +25,7 @@ def restoring_cost(settings: InversionSettings) -> int:
 def edit_cost(inversion: InversionSettings, edit: EditSettings, held: float, *, guided: bool) -> int:
     """Network evaluations of one edit that holds on to its source for the share `held` of the steps.
 
+    Of an edit that is alone: those of one image that go together share its source.
     `guided` says whether its guidance scale is other than 1.
     """
     steps = inversion.num_inference_steps

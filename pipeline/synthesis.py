@@ -17,6 +17,7 @@ from pipeline.inversion import Inversion, Pixels, stacked
 from pipeline.methods import METHODS
 from pipeline.methods.base import Method
 from pipeline.methods.editing import Conditions, automatic_mask, edit_latents
+from pipeline.methods.holding import Images
 from pipeline.models.backbone import Backbone
 from pipeline.records import Deltas
 from pipeline.settings import EditSettings
@@ -70,13 +71,14 @@ def edit_batch(
 ) -> list[Synthesis | RowError]:
     """Make one edit of each inversion; all of one size and settings, and either all or none of strength 0."""
     tensors = stacked(model, inversions)
-    reconstruction = model.decode_latents(tensors["reconstruction"].float()).cpu()
+    images = Images.named([request.inversion for request in requests], model.device)
+    reconstruction = model.decode_latents(tensors["reconstruction"][images.first].float())[images.of].cpu()
     if requests[0].strength == 0:
         nothing = torch.zeros_like(reconstruction[:, :1])
         return [_synthesis(r, r, m, truncated=False) for r, m in zip(reconstruction, nothing, strict=True)]
     inversion_settings = inversions[0].settings
     schedule, method = model.schedule(inversion_settings.num_inference_steps), METHODS[inversion_settings.method]
-    conditions = _conditions(model, inversions, requests, settings)
+    conditions = _conditions(model, images, inversions, requests, settings)
     mask = _mask(model, schedule, method, tensors, conditions, requests, settings)
     z_0 = edit_latents(
         model,
@@ -99,7 +101,11 @@ def edit_batch(
 
 
 def _conditions(
-    model: Backbone, inversions: list[Inversion], requests: list[EditRequest], settings: EditSettings
+    model: Backbone,
+    images: Images,
+    inversions: list[Inversion],
+    requests: list[EditRequest],
+    settings: EditSettings,
 ) -> Conditions:
     device = model.device
     target, total = _weighted(model, [request.targets for request in requests])
@@ -113,6 +119,7 @@ def _conditions(
     worded = [c.hold_cross_attention if source else 0.0 for c, source in zip(controls, sources, strict=True)]
     variation = [c.variation for c in controls]
     return Conditions(
+        images=images,
         source=model.encode_prompts(sources),
         has_source=torch.tensor([bool(source) for source in sources], device=device),
         target=target,

@@ -18,7 +18,7 @@ from pipeline.diffusion.mask import attention_mask, soft_mask
 from pipeline.diffusion.schedule import NoiseSchedule
 from pipeline.diffusion.solver import denoise
 from pipeline.methods.base import Method, Network
-from pipeline.methods.holding import changed_words, mixed_at, mixing_of, taken_from, weighted_targets
+from pipeline.methods.holding import Images, changed_words, mixing_of, weighted_targets
 from pipeline.methods.variation import Variation
 from pipeline.settings import MASK_LEVELS
 
@@ -33,6 +33,7 @@ class Conditions:
     """What n edits ask for, one row each.
 
     Attributes:
+        images: which image each is of.
         source: (n, tokens, width) embedding of each source prompt.
         has_source: (n,) bool, whether that prompt was given; without one `source` is the empty prompt's.
         target: (n, tokens, width) embedding of each target prompt; of several at once, the sum of theirs, each times
@@ -52,6 +53,7 @@ class Conditions:
         seeds: of that noise, for each edit.
     """
 
+    images: Images
     source: Tensor
     has_source: Tensor
     target: Tensor
@@ -91,16 +93,16 @@ def edit_latents(
 
     During its shares of the steps a row also takes shapes and attention from its source, which runs beside it as it
     was inverted: at strength 0, with the guidance of the inversion and no negative prompt. An edit with these is one
-    with its source at strength 0, so that it still begins at the reconstruction.
+    with its source at strength 0, so that it still begins at the reconstruction. Edits of one image share its source.
     """
     trajectory = tensors["trajectory"].float()
-    n, n_steps = len(trajectory), schedule.num_inference_steps
+    n, n_steps, images = len(trajectory), schedule.num_inference_steps, conditions.images
     share = conditions.variation
-    varied = None if share is None else Variation(share, conditions.seeds, method.eta)
+    varied = None if share is None else Variation(share, conditions.seeds, len(images.first), method.eta)
     mixing = mixing_of(conditions.wording, conditions.strength)
 
     def predict(z: Tensor, step: int) -> Tensor:
-        """Outputs for n edits and their n sources; of sources that are not held any more, zeros."""
+        """Outputs for n edits and the sources of their images; of sources that are not held any more, zeros."""
         unconditional, learned = method.branches(tensors, conditions.source, conditions.null, step)
         # A negative prompt moves the unconditional branch as it would move the empty prompt.
         away = unconditional + (conditions.negative - conditions.null)
@@ -109,20 +111,19 @@ def edit_latents(
             share * n_steps > n_steps - step
             for share in (conditions.hold_structure, conditions.hold_self_attention, conditions.hold_cross_attention)
         )
-        held = (structure | within | across).nonzero()[:, 0]
-        rows = torch.cat((torch.arange(n, device=z.device), n + held))
-        scales = torch.cat((conditions.guidance_scale, conditions.fitted_scale[held]))
-        branches = [torch.cat((edited, learned[held]))]
+        beside = images.beside(structure | within | across)
+        sources = images.first[beside.images]
+        rows = torch.cat((torch.arange(n, device=z.device), n + beside.images))
+        scales = torch.cat((conditions.guidance_scale, conditions.fitted_scale[sources]))
+        branches = [torch.cat((edited, learned[sources]))]
         if guides(step) and bool((scales != 1).any()):
-            branches.insert(0, torch.cat((away, unconditional[held])))
+            branches.insert(0, torch.cat((away, unconditional[sources])))
         b = len(branches)
         outputs = network.predict(
             z[rows].repeat(b, 1, 1, 1),
             schedule.timesteps[step - 1].expand(b * len(rows)),
             torch.cat(branches),
-            Control(
-                taken_from(n, held, structure, b), taken_from(n, held, within, b), mixed_at(mixing, n, held, across, b)
-            ),
+            Control(beside.taken_from(structure, b), beside.taken_from(within, b), beside.mixed(mixing, across, b)),
         ).chunk(b)
         output = torch.zeros_like(z)
         output[rows] = outputs[0] if b == 1 else guided(outputs[0], outputs[1], scales)
@@ -130,7 +131,7 @@ def edit_latents(
 
     def corrected(z: Tensor, step: int) -> Tensor:
         if method.residual is not None:
-            residual = method.residual(tensors, step + 1).repeat(2, 1, 1, 1)
+            residual = images.with_sources(method.residual(tensors, step + 1))
             z = z + (residual if varied is None else varied.kept * residual)
         if varied is not None:
             z = z + varied.drawn(z, schedule, step + 1)
@@ -139,7 +140,7 @@ def edit_latents(
         return torch.cat((blend(z[:n], trajectory[:, step], conditions.mask), z[n:]))
 
     start = n_steps - math.floor(skip * n_steps)
-    noise = trajectory[:, start].repeat(2, 1, 1, 1)
+    noise = images.with_sources(trajectory[:, start])
     eta = method.eta if varied is None else varied.eta
     with torch.no_grad():
         return denoise(predict, noise, schedule, corrected, start=start, eta=eta)[:n]
@@ -170,22 +171,23 @@ def automatic_mask(
     """
     trajectory = tensors["trajectory"].float()
     n, n_steps = len(trajectory), schedule.num_inference_steps
-    words, control = changed_words(conditions.wording), weighted_targets(conditions.wording)
+    # Which words of a source are watched depends on the edit.
+    images = conditions.images if kind == "auto" else conditions.images.apart()
+    words, control = changed_words(conditions.wording), weighted_targets(conditions.wording, len(images.first))
     differences, attention = [], []
     for step in sorted({max(1, round(level * n_steps)) for level in MASK_LEVELS}):
         _, learned = method.branches(tensors, conditions.source, conditions.null, step)
         source = torch.where(conditions.has_source.view(-1, 1, 1), conditions.source, learned)
         target = joint_target(conditions.target, conditions.total, source)
-        z = trajectory[:, step]
-        zz, timesteps = torch.cat((z, z)), schedule.timesteps[step - 1].expand(2 * n)
-        prompts = torch.cat((source, target))
+        z, prompts = images.with_sources(trajectory[:, step]), torch.cat((target, source[images.first]))
+        timesteps = schedule.timesteps[step - 1].expand(len(z))
         with torch.no_grad():
             if kind == "auto":
-                output = network.predict(zz, timesteps, prompts, control)
+                output = network.predict(z, timesteps, prompts, control)
             else:
-                output, maps = network.predict_watching(zz, timesteps, prompts, words, control)
-                attention.append(torch.cat((maps[:n], maps[n:]), dim=1))
-        differences.append((output[:n] - output[n:]).abs())
+                output, maps = network.predict_watching(z, timesteps, prompts, words, control)
+                attention.append(torch.cat((maps[n:], maps[:n]), dim=1))
+        differences.append((output[:n] - output[n:][images.of]).abs())
     mask = soft_mask(torch.stack(differences).mean(dim=0), _MASK_THRESHOLD, _MASK_SOFTNESS)
     if kind == "auto":
         return mask

@@ -1,12 +1,13 @@
 """Who takes what from whom while n edits run with their held sources beside them.
 
 A call of the network has the rows of guidance's unconditional branch, if the step is guided, then those of its
-conditional one; each branch has the n edits, then the sources of those that are held at that step. Words are the
-conditional branch's alone.
+conditional one; each branch has the n edits, then the sources of those that are held at that step, each once for all
+edits of its image. Words are the conditional branch's alone.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -45,44 +46,88 @@ def mixing_of(wording: Wording, strength: Tensor) -> Mixing:
     return Mixing(taken * gains[:, None], s * wording.kept * gains, gains, bool((gains != 1).any()))
 
 
-def taken_from(n: int, held: Tensor, active: Tensor, branches: int) -> Tensor | None:
-    """The row that each row of all branches takes from: of the `held` edits, those `active` (n,) from their source."""
-    taking = active[held]
-    if not bool(taking.any()):
-        return None
-    branch = torch.arange(n + len(held), device=held.device)
-    branch[held[taking]] = branch[n:][taking]
-    return torch.cat([i * len(branch) + branch for i in range(branches)])
+@dataclass(frozen=True, slots=True)
+class Images:
+    """The images that n edits are of.
+
+    Attributes:
+        of: (n,) in 0..m - 1, the image of each edit.
+        first: (m,) the first edit of each image, whose tensors stand for it.
+    """
+
+    of: Tensor
+    first: Tensor
+
+    @staticmethod
+    def named(names: Sequence[int], device: torch.device) -> Images:
+        """Images told apart by numbers, one per edit."""
+        first = list(dict.fromkeys(names))
+        return Images(
+            torch.tensor([first.index(name) for name in names], device=device),
+            torch.tensor([names.index(name) for name in first], device=device),
+        )
+
+    def apart(self) -> Images:
+        """The same edits, as if each were of an image of its own."""
+        each = torch.arange(len(self.of), device=self.of.device)
+        return Images(each, each)
+
+    def with_sources(self, rows: Tensor) -> Tensor:
+        """Rows (n, …) of edits, then those of their images' sources, which are the same for all edits of an image."""
+        return torch.cat((rows, rows[self.first]))
+
+    def beside(self, held: Tensor) -> Beside:
+        """The sources of the `held` (n,) edits."""
+        running = torch.zeros_like(self.first, dtype=torch.bool)
+        running[self.of[held]] = True
+        return Beside(len(self.of), running.nonzero()[:, 0], (running.cumsum(0) - 1)[self.of])
 
 
-def mixed_at(mixing: Mixing, n: int, held: Tensor, active: Tensor, branches: int) -> CrossAttention | None:
-    """The cross-attention of such a call: `active` (n,) edits take their sources' maps, and weights hold always."""
-    taking = active[held]
-    if not mixing.weighted and not bool(taking.any()):
-        return None
-    rows, branch = held[taking], n + len(held)
-    conditional = (branches - 1) * branch
-    own = torch.ones(branches * branch, mixing.gains.shape[-1], device=held.device)
-    own[conditional : conditional + n] = torch.where(active[:, None], mixing.kept, mixing.gains)
-    sources = conditional + n + taking.nonzero()[:, 0]
-    return CrossAttention(own, conditional + rows, sources, mixing.taken[rows])
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """The sources that run beside n edits at one step.
+
+    Attributes:
+        images: (k,) the image of each.
+        place: (n,) the place among them of each edit's own; of an edit without one, no matter.
+    """
+
+    n: int
+    images: Tensor
+    place: Tensor
+
+    def taken_from(self, active: Tensor, branches: int) -> Tensor | None:
+        """The row that each row of all branches takes from: that of `active` (n,) edits is their source's."""
+        if not bool(active.any()):
+            return None
+        branch = torch.arange(self.n + len(self.images), device=active.device)
+        branch[: self.n] = torch.where(active, self.n + self.place, branch[: self.n])
+        return torch.cat([i * len(branch) + branch for i in range(branches)])
+
+    def mixed(self, mixing: Mixing, active: Tensor, branches: int) -> CrossAttention | None:
+        """The cross-attention of such a call: `active` (n,) edits take their sources' maps, and weights hold always."""
+        if not mixing.weighted and not bool(active.any()):
+            return None
+        rows, branch = active.nonzero()[:, 0], self.n + len(self.images)
+        conditional = (branches - 1) * branch
+        own = torch.ones(branches * branch, mixing.gains.shape[-1], device=active.device)
+        own[conditional : conditional + self.n] = torch.where(active[:, None], mixing.kept, mixing.gains)
+        return CrossAttention(own, conditional + rows, conditional + self.n + self.place[rows], mixing.taken[rows])
 
 
 def changed_words(wording: Wording) -> Tensor:
-    """The changed words (2n, words, tokens) of n sources and their n targets."""
+    """The changed words (2n, words, tokens) of n targets and their n sources."""
     width = max(wording.lost.shape[1], wording.new.shape[1])
     padded = [
-        torch.nn.functional.pad(words, (0, 0, 0, width - words.shape[1])) for words in (wording.lost, wording.new)
+        torch.nn.functional.pad(words, (0, 0, 0, width - words.shape[1])) for words in (wording.new, wording.lost)
     ]
     return torch.cat(padded)
 
 
-def weighted_targets(wording: Wording) -> Control:
-    """The weights of a call of n sources and their n targets."""
+def weighted_targets(wording: Wording, sources: int) -> Control:
+    """The weights of a call of n targets and some sources."""
     if bool((wording.gains == 1).all()):
         return NO_CONTROL
-    own, nobody = (
-        torch.cat((torch.ones_like(wording.gains), wording.gains)),
-        torch.arange(0, device=wording.gains.device),
-    )
+    own = torch.cat((wording.gains, wording.gains.new_ones(sources, wording.gains.shape[1])))
+    nobody = torch.arange(0, device=own.device)
     return Control(cross_attention=CrossAttention(own, nobody, nobody, wording.taken[:0]))

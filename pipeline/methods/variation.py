@@ -14,30 +14,31 @@ from pipeline.diffusion.schedule import NoiseSchedule
 
 
 class Variation:
-    """The noise of n edits and of the n sources beside them, which draw none.
+    """The noise of n edits and of the sources beside them, which draw none.
 
     Args:
         share: (n,) in [0, 1], how much of what a step may draw anew each edit draws: its eta; 0 draws nothing.
         seeds: of each edit's noise, which depends on nothing else.
+        sources: how many there are.
         of_method: eta of the method's own steps, whose noise the stored residuals are.
     """
 
-    def __init__(self, share: Tensor, seeds: Sequence[int], of_method: float) -> None:
-        self._share = torch.cat((share, torch.zeros_like(share))).view(-1, 1, 1, 1)
+    def __init__(self, share: Tensor, seeds: Sequence[int], sources: int, of_method: float) -> None:
+        self._share = torch.cat((share, share.new_zeros(sources))).view(-1, 1, 1, 1)
         self._of_method = of_method
         self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
 
     @property
     def eta(self) -> Tensor:
-        """(2n, 1, 1, 1), as in `step_down`."""
+        """(rows, 1, 1, 1), as in `step_down`."""
         return self._share.clamp(min=self._of_method)
 
     @property
     def kept(self) -> Tensor:
-        """What part of a stored residual is left (2n, 1, 1, 1): of noise that is drawn anew, the rest; else all."""
+        """What part of a stored residual is left (rows, 1, 1, 1): of noise that is drawn anew, the rest; else all."""
         return (1 - (self._share * self._of_method).square()).sqrt()
 
     def drawn(self, z: Tensor, schedule: NoiseSchedule, step: int) -> Tensor:
-        """The noise that rows like z (2n, c, h, w) draw in the step down from `step`."""
+        """The noise that rows like z (rows, c, h, w) draw in the step down from `step`."""
         eps = torch.stack([torch.randn(z.shape[1:], generator=generator) for generator in self._generators]).to(z)
-        return schedule.fresh_noise(step, self._share) * torch.cat((eps, torch.zeros_like(eps)))
+        return schedule.fresh_noise(step, self._share) * torch.cat((eps, torch.zeros_like(z[len(eps) :])))

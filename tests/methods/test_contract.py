@@ -17,7 +17,7 @@ from pipeline.inversion import Inversion
 from pipeline.methods import METHODS
 from pipeline.models.stable_diffusion import StableDiffusion
 from pipeline.planning import Plan, work_of
-from pipeline.settings import FITTED, EditSettings, InversionSettings
+from pipeline.settings import FITTED, MASK_LEVELS, EditSettings, InversionSettings
 from pipeline.synthesis import EditRequest, Synthesis
 from tests.small_model import save_small_model
 
@@ -220,6 +220,23 @@ def test_it_costs_what_a_plan_says(editor: Editor, evaluated: list[int], choice:
     evaluated.clear()
     editor.edit_rows([inversion], [EditRequest(0, TARGET)], config.edit)
     assert sum(evaluated) == edit_work
+
+
+def test_edits_of_one_image_share_its_source(editor: Editor, evaluated: list[int]) -> None:
+    """The source that edits take shapes from runs once for all edits of its image, and for each image its own."""
+    settings, config = _settings({"method": "direct"}), BARE.model_copy(update={"hold_structure": 0.5, "mask": "auto"})
+    inversions = editor.invert([_photograph(6), _photograph(7)], source_prompts=SOURCE, settings=settings)
+    requests = [EditRequest(0, TARGET), EditRequest(1, TARGET), EditRequest(0, "a photo of a mug", strength=0.5)]
+    evaluated.clear()
+    together = editor.edit_rows(inversions, requests, config)
+    masks, guided = len({round(level * STEPS) for level in MASK_LEVELS}), 2  # levels; branches at every step
+    assert sum(evaluated) == masks * (3 + 2) + guided * (STEPS * 3 + STEPS // 2 * 2)
+    for request, result in zip(requests, together, strict=True):
+        [alone] = editor.edit_rows(inversions, [request], config)
+        assert isinstance(result, Synthesis)
+        assert isinstance(alone, Synthesis)
+        np.testing.assert_allclose(result.edited, alone.edited, atol=3e-3)
+        np.testing.assert_allclose(result.mask, alone.mask, atol=3e-3)
 
 
 def test_skipping_leaves_out_the_noisiest_steps(editor: Editor, evaluated: list[int]) -> None:
