@@ -80,6 +80,8 @@ def speed(
         ),
     ] = None,
     json_file: _Json = None,
+    *,
+    compiled: Annotated[bool, typer.Option("--compile", help="the network compiled, in the presets")] = False,
 ) -> None:
     """Seconds, memory and arithmetic of the presets, of published null-text inversion, and of other people's editors.
 
@@ -96,6 +98,7 @@ def speed(
                 Extent(images, min(alone, images), batch_size, steps),
                 _listed(systems),
                 fixed=model in RANDOM_MODELS,
+                compiled=compiled,
                 say=lambda line: typer.echo(line, err=True),
             )
         _write(json_file, report.as_json())

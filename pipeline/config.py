@@ -91,6 +91,9 @@ class JobConfig(Settings):
     dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
         None, description="the network's precision; none: bfloat16 on a GPU, else float32"
     )
+    compile: bool = Field(
+        False, description="compile the network: minutes at each actor's start, then the faster on a GPU"
+    )
     log_json: bool = Field(False, description="standard error is one JSON line per event, also per image and edit")
     redact_prompts: bool = Field(False, description="these lines have hashes in place of prompts, and codes alone")
     address: str | None = Field(None, description="Ray cluster to join; none: a local one")

@@ -90,7 +90,7 @@ def _pipeline(kind: str, folder: Path, name: str) -> Any:
     try:
         return found.from_pretrained(
             folder,
-            dtype=torch.float32,  # autocast lowers the products' precision, not the weights'
+            dtype=torch.float32,  # until LoRA weights are fused
             use_safetensors=True,
             local_files_only=True,
             **dict.fromkeys(left_out),

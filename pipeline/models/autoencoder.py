@@ -7,17 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.models.precision import autocast
-
 
 class Autoencoder:
     """A frozen `AutoencoderKL`, or an `AutoencoderTiny` in its place."""
 
     def __init__(self, vae: Any, device: torch.device, dtype: torch.dtype) -> None:
-        self._vae, self._device = vae, device
         config = vae.config
         # Some autoencoders overflow in half precision and say so.
         self._dtype = torch.float32 if config.get("force_upcast", False) else dtype
+        self._vae, self._device = vae.to(self._dtype), device
         self.stride = 1 << (len(config.block_out_channels) - 1)
         # Of all channels, or of each.
         mean, std = config.get("latents_mean"), config.get("latents_std")
@@ -27,8 +25,7 @@ class Autoencoder:
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Tensor:
         """Pixels (n, 3, h, w) in [0, 1] → scaled latents, from the distribution's mode and not a sample of it."""
-        with autocast(self._device, self._dtype):
-            found = self._vae.encode(pixels.to(self._device) * 2 - 1)
+        found = self._vae.encode((pixels.to(self._device) * 2 - 1).to(self._dtype))
         # A tiny autoencoder has no distribution.
         z: Tensor = found.latents if "latents" in found else found.latent_dist.mode()
         return (z.float() - self._shift) * self._scale
@@ -36,8 +33,7 @@ class Autoencoder:
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:
         """Scaled latents → pixels (n, 3, h, w) in [0, 1]."""
-        with autocast(self._device, self._dtype):
-            pixels: Tensor = self._vae.decode(z.to(self._device) / self._scale + self._shift).sample
+        pixels: Tensor = self._vae.decode((z.to(self._device) / self._scale + self._shift).to(self._dtype)).sample
         return (pixels.float() / 2 + 0.5).clamp(0, 1)
 
 

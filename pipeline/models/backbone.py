@@ -14,8 +14,9 @@ from torch import Tensor
 from pipeline.diffusion.control import NO_CONTROL, Control, Wording
 from pipeline.diffusion.schedule import NoiseSchedule
 from pipeline.models.autoencoder import Autoencoder
+from pipeline.models.compiled import CompiledNetwork
 from pipeline.models.families import FAMILIES
-from pipeline.models.precision import autocast
+from pipeline.models.hooks import RowsTaken
 from pipeline.models.prompts import wording
 
 # Bytes of embeddings that are kept: two thousand of SD 1.5's, nearly a hundred of SD3's. Source prompts may differ per
@@ -26,8 +27,8 @@ _PROMPTS_KEPT: Final = 512 << 20
 class Backbone(abc.ABC):
     """A frozen model behind the few operations that methods need.
 
-    Latents, embeddings and outputs are float32 at this boundary; the network itself runs in `dtype`. An embedding holds
-    all that a prompt tells the network, as one tensor (tokens, width).
+    Latents, embeddings and outputs are float32 at this boundary; the network itself is held and runs in `dtype`. An
+    embedding holds all that a prompt tells the network, as one tensor (tokens, width).
 
     Args:
         pipeline: one of diffusers', of a class in `FAMILIES`.
@@ -38,16 +39,27 @@ class Backbone(abc.ABC):
     def __init__(self, pipeline: Any, name: str, fingerprint: str, device: torch.device, dtype: torch.dtype) -> None:
         self.name, self.fingerprint, self.device, self.dtype = name, fingerprint, device, dtype
         self.family = FAMILIES[type(pipeline).__name__]
+        self._pipeline = pipeline
+        self._network.to(dtype)
+        self._autoencoder = Autoencoder(pipeline.vae, device, dtype)
         for part in pipeline.components.values():
             if isinstance(part, torch.nn.Module):
                 part.to(device).eval().requires_grad_(False)
-        self._pipeline = pipeline
-        self._autoencoder = Autoencoder(pipeline.vae, device, dtype)
+        self.compiled: CompiledNetwork | None = None
+
+    def compile(self, backend: str = "inductor") -> None:
+        """From now on call the network compiled: minutes the first time, then the faster (infra/decisions/0019)."""
+        self.compiled = CompiledNetwork(self._network, self._structure, backend)
 
     @property
     @abc.abstractmethod
     def _network(self) -> Any:
         """The denoiser."""
+
+    @property
+    @abc.abstractmethod
+    def _structure(self) -> RowsTaken:
+        """The hook where rows take their layout from others."""
 
     @property
     @abc.abstractmethod
@@ -95,7 +107,8 @@ class Backbone(abc.ABC):
     @torch.no_grad()
     def encode_prompts(self, prompts: list[str]) -> Tensor:
         """Prompts → embeddings (n, tokens, width); texts used lately are not encoded again."""
-        with autocast(self.device, self.dtype):
+        # The encoders' weights stay in single precision: each prompt passes once, and some overflow.
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not torch.float32):
             return torch.stack([self._embedded(prompt) for prompt in prompts])
 
     @cached_property

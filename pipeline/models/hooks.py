@@ -6,19 +6,35 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-import torch
 from torch import Tensor
 
 
-@contextlib.contextmanager
-def rows_taken(module: torch.nn.Module, rows: Tensor) -> Iterator[None]:
-    """Until the context ends, row i of a module's output, or of its first output, is that of row `rows[i]`."""
+class RowsTaken:
+    """A hook on a module for good, so that a compiled network needs to be compiled with it once."""
 
-    def taken(_module: Any, _inputs: Any, output: Any) -> Any:
-        return (output[0][rows], *output[1:]) if isinstance(output, tuple) else output[rows]
+    def __init__(self, module: Any) -> None:
+        self._module = module
+        module.rows_taken = None
+        module.register_forward_hook(_taken)
 
-    hook = module.register_forward_hook(taken)
-    try:
-        yield
-    finally:
-        hook.remove()
+    @property
+    def rows(self) -> Tensor | None:
+        """The rows that are taken now."""
+        found: Tensor | None = self._module.rows_taken
+        return found
+
+    @contextlib.contextmanager
+    def from_rows(self, rows: Tensor | None) -> Iterator[None]:
+        """Until the context ends, row i of the module's output, or of its first output, is that of row `rows[i]`."""
+        self._module.rows_taken = rows
+        try:
+            yield
+        finally:
+            self._module.rows_taken = None
+
+
+def _taken(module: Any, _inputs: Any, output: Any) -> Any:
+    rows = module.rows_taken
+    if rows is None:
+        return output
+    return (output[0][rows], *output[1:]) if isinstance(output, tuple) else output[rows]

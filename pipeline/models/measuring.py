@@ -34,8 +34,10 @@ def now(device: torch.device) -> float:
 def counted_passes(model: StableDiffusion) -> Iterator[Passes]:
     """Count rows, whoever calls the networks, until the context ends."""
     parts, passes = _parts(model), Passes()
-    networks = {"unet": parts.unet, "encoder": parts.vae.encoder, "decoder": parts.vae.decoder}
-    hooks = [network.register_forward_hook(_counting(name, passes)) for name, network in networks.items()]
+    networks = [("unet", parts.unet), ("encoder", parts.vae.encoder), ("decoder", parts.vae.decoder)]
+    if model.compiled is not None:
+        networks.append(("unet", model.compiled))
+    hooks = [network.register_forward_hook(_counting(name, passes)) for name, network in networks]
     try:
         yield passes
     finally:

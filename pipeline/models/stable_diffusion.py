@@ -20,8 +20,8 @@ class StableDiffusion(UNetBackbone):
         ).input_ids
         return self._pipeline.text_encoder(ids.to(self.device))[0][0].float()  # type: ignore[no-any-return]
 
-    def _output(self, z: Tensor, timestep: Tensor, embedding: Tensor) -> Tensor:
-        return self._network(z, timestep, encoder_hidden_states=embedding).sample  # type: ignore[no-any-return]
+    def _output(self, network: Any, z: Tensor, timestep: Tensor, embedding: Tensor) -> Tensor:
+        return network(z, timestep, encoder_hidden_states=embedding).sample  # type: ignore[no-any-return]
 
     def as_pipeline(self, kind: Any, scheduler: Callable[[Any], Any], **parts: Any) -> Any:
         """These very networks as another of diffusers' pipelines, of class `kind`; `scheduler` makes its own."""

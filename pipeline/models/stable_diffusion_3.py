@@ -6,7 +6,7 @@ weigh or watch, and such controls are refused (`families.lacking`).
 
 from __future__ import annotations
 
-import contextlib
+from functools import cached_property
 from typing import Any, Final
 
 import torch
@@ -16,9 +16,8 @@ from pipeline.diffusion.control import NO_CONTROL, Control
 from pipeline.diffusion.schedule import NoiseSchedule, flow_schedule
 from pipeline.errors import JobError
 from pipeline.models.backbone import Backbone
-from pipeline.models.hooks import rows_taken
+from pipeline.models.hooks import RowsTaken
 from pipeline.models.pooled import packed, unpacked
-from pipeline.models.precision import autocast
 
 # Settings of diffusers' scheduler that would give other noise levels than `flow_schedule` does.
 _OTHER_LEVELS: Final = (
@@ -46,6 +45,13 @@ class StableDiffusion3(Backbone):
     def _network(self) -> Any:
         return self._pipeline.transformer
 
+    @cached_property
+    def _structure(self) -> RowsTaken:
+        # What picture tokens gather in the middle block, and not all they hold there, which would be the source's
+        # latents in place of the edit's (infra/decisions/0011).
+        blocks = self._network.transformer_blocks
+        return RowsTaken(blocks[len(blocks) // 2].attn)
+
     @property
     def stride(self) -> int:
         return self._autoencoder.stride * int(self._network.config.patch_size)
@@ -65,15 +71,10 @@ class StableDiffusion3(Backbone):
         assert control.self_attention_of is None, "refused for this family"
         assert control.cross_attention is None, "refused for this family"
         tokens, pooled = unpacked(embedding, int(self._network.config.pooled_projection_dim))
-        blocks = self._network.transformer_blocks
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(autocast(self.device, self.dtype))
-            if control.structure_of is not None:
-                # What picture tokens gather in the middle block, and not all they hold there, which would be the
-                # source's latents in place of the edit's (infra/decisions/0011).
-                stack.enter_context(rows_taken(blocks[len(blocks) // 2].attn, control.structure_of))
-            output: Tensor = self._network(
-                hidden_states=z, timestep=timestep, encoder_hidden_states=tokens, pooled_projections=pooled
+        network = self._network if self.compiled is None else self.compiled
+        with self._structure.from_rows(control.structure_of):
+            output: Tensor = network(
+                z.to(self.dtype), tokens.to(self.dtype), pooled.to(self.dtype), timestep=timestep
             ).sample
         return output.float()
 

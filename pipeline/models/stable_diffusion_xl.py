@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -27,12 +29,12 @@ class StableDiffusionXL(UNetBackbone):
     def _zeros_for_empty(self) -> bool:
         return bool(self._pipeline.config.get("force_zeros_for_empty_prompt", True))
 
-    def _output(self, z: Tensor, timestep: Tensor, embedding: Tensor) -> Tensor:
+    def _output(self, network: Any, z: Tensor, timestep: Tensor, embedding: Tensor) -> Tensor:
         tokens, pooled = unpacked(embedding, int(self._pipeline.text_encoder_2.config.projection_dim))
         height, width = (self._autoencoder.stride * cells for cells in z.shape[-2:])
         # Original size, offset of the crop, target size: a whole picture of this very size.
         time_ids = torch.tensor([height, width, 0, 0, height, width], device=z.device, dtype=torch.float32)
-        return self._network(  # type: ignore[no-any-return]
+        return network(  # type: ignore[no-any-return]
             z,
             timestep,
             encoder_hidden_states=tokens,

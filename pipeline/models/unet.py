@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
+from functools import cached_property
 from typing import Any, Final
 
 import torch
@@ -14,8 +15,7 @@ from pipeline.diffusion.schedule import NoiseSchedule, ddim_schedule
 from pipeline.errors import JobError
 from pipeline.models.attention import ControlledAttention, Watched, processed_by
 from pipeline.models.backbone import Backbone
-from pipeline.models.hooks import rows_taken
-from pipeline.models.precision import autocast
+from pipeline.models.hooks import RowsTaken
 
 _PREDICTIONS: Final = ("epsilon", "v_prediction", "sample")
 
@@ -39,9 +39,15 @@ class UNetBackbone(Backbone):
     def _network(self) -> Any:
         return self._pipeline.unet
 
+    @cached_property
+    def _structure(self) -> RowsTaken:
+        # The second decoder block's first residual block: of all, the one that helped (infra/decisions/0007).
+        blocks = self._network.up_blocks
+        return RowsTaken(blocks[min(1, len(blocks) - 1)].resnets[0])
+
     @abc.abstractmethod
-    def _output(self, z: Tensor, timestep: Tensor, embedding: Tensor) -> Tensor:
-        """The bare network's output."""
+    def _output(self, network: Any, z: Tensor, timestep: Tensor, embedding: Tensor) -> Tensor:
+        """The output of the network, compiled or not."""
 
     @property
     def stride(self) -> int:
@@ -77,12 +83,9 @@ class UNetBackbone(Backbone):
         self, z: Tensor, timestep: Tensor, embedding: Tensor, control: Control, watched: Watched | None
     ) -> Tensor:
         attention = any(x is not None for x in (control.self_attention_of, control.cross_attention, watched))
+        network = self._network if attention or self.compiled is None else self.compiled
         with contextlib.ExitStack() as stack:
-            stack.enter_context(autocast(self.device, self.dtype))
-            if control.structure_of is not None:
-                # The second decoder block's first residual block: of all, the one that helped (infra/decisions/0007).
-                block = self._network.up_blocks[min(1, len(self._network.up_blocks) - 1)].resnets[0]
-                stack.enter_context(rows_taken(block, control.structure_of))
+            stack.enter_context(self._structure.from_rows(control.structure_of))
             if attention:
                 stack.enter_context(processed_by(self._network, ControlledAttention(control, watched)))
-            return self._output(z, timestep, embedding).float()
+            return self._output(network, z.to(self.dtype), timestep, embedding.to(self.dtype)).float()

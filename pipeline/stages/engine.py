@@ -192,6 +192,7 @@ def _editor(config: JobConfig, device: str | None) -> Editor:
         slots=config.slots,
         lora=config.lora,
         preview_vae=config.preview_vae,
+        compiled=config.compile,
     )
 
 

@@ -71,9 +71,12 @@ def measure_speed(
     names: Collection[str] = (),
     *,
     fixed: bool = False,
+    compiled: bool = False,
     say: Callable[[str], None] = print,
 ) -> SpeedReport:
     """Run every system, or those of `names`; with `fixed`, fits take all of their iterations.
+
+    `compiled` calls the network compiled in ours; what others wrote runs as they wrote it.
 
     `say` is told in one line what was measured.
 
@@ -87,9 +90,13 @@ def measure_speed(
     photos = photographs(extent.images, model.side)
     compared = photos[: extent.alone_images]
     rate = matmul_rate(model.device, model.dtype)
+    if compiled:
+        model.compile()
+    network = model.compiled
     measured, outputs, skipped = dict[str, Figures](), dict[str, list[Pixels]](), dict[str, str]()
     for name in names or known:
         system = known[name] if extent.steps is None else known[name].with_steps(extent.steps)
+        model.compiled = network if isinstance(system, Ours) else None
         try:
             measured[name], outputs[name] = _measure(model, system, photos, len(compared), rate)
             rate = max(rate, matmul_rate(model.device, model.dtype))  # other work on the machine comes and goes
@@ -109,6 +116,7 @@ def measure_speed(
         recon_images=len(compared),
         edits_per_image=len(EDITS),
         fixed_iterations=fixed,
+        compiled=compiled,
         systems={name: replace(f, flops_utilisation=f.flops_per_s / rate) for name, f in measured.items()},
         skipped=skipped,
         max_pixel_difference=_largest_difference(outputs),

@@ -52,6 +52,7 @@ class SpeedReport:
         matmul_flops: FLOP/s of a matrix product in the network's precision.
         vae_psnr: what the autoencoder alone leaves of the photographs that reconstruction is measured on, in dB.
         fixed_iterations: fits took their full number of iterations; reconstruction then means nothing.
+        compiled: the network was compiled, in ours.
         skipped: peers that could not run on this model, with why.
         max_pixel_difference: of outputs made in a batch to those made alone, in levels of 255; None unless both ran.
     """
@@ -63,6 +64,7 @@ class SpeedReport:
     recon_images: int
     edits_per_image: int
     fixed_iterations: bool
+    compiled: bool
     systems: Mapping[str, Figures]
     skipped: Mapping[str, str]
     max_pixel_difference: int | None
@@ -102,7 +104,8 @@ class SpeedReport:
         """Everything but the settings, as Markdown."""
         lines = [
             f"{self.machine}; matrix product {self.matmul_flops / 1e9:.0f} GFLOP/s; VAE {self.vae_psnr:.2f} dB"
-            + ("; fixed iterations" if self.fixed_iterations else ""),
+            + ("; fixed iterations" if self.fixed_iterations else "")
+            + ("; ours compiled" if self.compiled else ""),
             "",
             "| system | invert, s | edit, s | reconstruction, dB | peak, MB | of matrix product | iterations |",
             "|---|---|---|---|---|---|---|",
