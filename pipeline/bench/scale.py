@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,9 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import ray
-import torch
 
-from pipeline.bench.catalogue import write_catalogue
 from pipeline.bench.scale_report import ScaleReport, Size
 from pipeline.cluster import spans
 from pipeline.cluster.execution import execute, fetch_of
@@ -29,7 +28,7 @@ from pipeline.io.listing import list_sizes
 from pipeline.io.outcomes import current_failures
 from pipeline.io.storage import join
 from pipeline.planning import Counts, read_plan
-from pipeline.quality.speed.machine import describe, peak_memory
+from pipeline.quality.speed.resident import resident_peak
 from pipeline.stages.history import History
 
 if TYPE_CHECKING:
@@ -38,7 +37,6 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 KINDS: Final = ("inversions", "edits", "sources")
-_CPU: Final = torch.device("cpu")
 
 
 def measure_scale(
@@ -53,6 +51,8 @@ def measure_scale(
         config: of the job.
         say: is told what goes on.
     """
+    from pipeline.bench.catalogue import write_catalogue  # and with it torch, which a driver has no use for
+
     config = config.model_copy(update={"dtype": "float32"})  # which keys have to know before there is a cluster
     sizes = []
     for count in sorted(rows):
@@ -65,7 +65,7 @@ def measure_scale(
             first, again = (_apart(_run, job, row_seconds, Path(folder) / name) for name in ("first", "again"))
             assert (first.counts.inverted, again.counts.inverted, again.counts.edited) == (new, 0, 0)
             sizes.append(_size(tables, first, again, str(job.output)))
-    return ScaleReport(describe(_CPU, torch.float32), row_seconds, sizes)
+    return ScaleReport(f"{platform.machine()}, {len(os.sched_getaffinity(0))} CPUs", row_seconds, sizes)
 
 
 def _apart(call: Callable[..., _T], *args: Any) -> _T:
@@ -90,10 +90,10 @@ class _Run:
 
 
 def _run(config: JobConfig, row_seconds: float, noted: Path) -> _Run:
-    with peak_memory(_CPU) as libraries:
+    with resident_peak() as libraries:
         pass
     noted.mkdir()
-    with peak_memory(_CPU) as peak, spans.noted(noted):
+    with resident_peak() as peak, spans.noted(noted):
         began = time.perf_counter()
         plan = read_plan("run", config)
         planned = time.perf_counter()

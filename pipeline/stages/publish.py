@@ -10,30 +10,18 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-
 from pipeline.config import JobConfig
-from pipeline.diffusion.composite import composite_pixels, to_bytes
 from pipeline.errors import JobError, RowError
 from pipeline.events import tell_committed
 from pipeline.io.artifacts import RECOVERED, Kind, write_rows
-from pipeline.io.images import Photo, decode, encode_png, resize
-from pipeline.io.layout import picture_uri
 from pipeline.io.lease import Fence
-from pipeline.io.storage import StorageError, write_bytes
-from pipeline.io.tensors import unpack
-from pipeline.keys import sha256_hex
+from pipeline.io.storage import StorageError
 from pipeline.planning import Counts
 from pipeline.records import Failure
-from pipeline.stages.flags import qa_flags
 from pipeline.stages.history import History
-from pipeline.stages.rows import FailedRow, Made, Order, load_failures, load_orders, load_seen
+from pipeline.stages.rows import FailedRow, Made, load_failures, load_orders, load_seen
 
 _THREADS: Final = 8
-_Pixels = NDArray[np.uint8]
-_Values = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,88 +84,20 @@ class Publish:
     def _publish(self, row: Made) -> _Part:
         """Write one image's pictures; what cannot be written is a failure of that edit."""
         part = _Part(failures=load_failures(row["failures"]))
-        orders = load_orders(row["orders"])
         if row["pictures"] is None:
             return part
-        pictures = unpack(row["pictures"])
-        photo = None if row["original"] is None else decode(row["original"], self._config.max_pixels)
-        truncated: list[bool] = json.loads(row["truncated"])
-        for i, order in enumerate(orders):
-            edited, reconstruction, mask = (pictures[name][i] for name in ("edited", "reconstruction", "mask"))
+        from pipeline.stages.pictures import Pictures  # and with it torch, which a night without pictures needs nowhere
+
+        pictures = Pictures(row, self._config, self._identity.model_fingerprint, self._fence)
+        for i, order in enumerate(load_orders(row["orders"])):
             try:
-                edit = self._edit(row, order, photo, edited, reconstruction, mask)
-                flags = qa_flags(edit, self._config.qa_margin, truncated=truncated[i])
-                part.edits.append(edit | {"qa_flags": flags})
+                part.edits.append(pictures.write(i, order))
             except JobError:
                 raise
             except Exception as error:  # noqa: BLE001 - whatever is wrong with an edit costs that edit
                 failure = Failure.of(_as_row_error(error), row["image_id"], order.edit)
                 part.failures.append(FailedRow(failure, row["image_uri"], order.key, edits=1))
         return part
-
-    def _edit(
-        self,
-        row: Made,
-        order: Order,
-        photo: Photo | None,
-        edited: torch.Tensor,
-        reconstruction: torch.Tensor,
-        mask: torch.Tensor,
-    ) -> dict[str, Any]:
-        """Composite, encode and write one picture → its row of the edits table."""
-        assert row["inversion"] is not None
-        inversion = json.loads(row["inversion"])
-        edit = order.edit
-        if photo is None or self._config.edit.composite == "none":
-            pixels, alpha, background_psnr = to_bytes(edited).numpy(), None, None
-        else:
-            composited = composite_pixels(torch.from_numpy(photo.pixels), edited, reconstruction, mask)
-            pixels, alpha = composited.numpy(), photo.alpha
-            background_psnr = _background_psnr(photo.pixels, pixels, mask.numpy())
-        provenance = {
-            "model": row["model"],
-            "model_fingerprint": self._identity.model_fingerprint,
-            "prompt": edit.prompt,
-            "strength": repr(edit.strength),
-            "edit_key": order.key,
-            "image_sha256": row["image_sha256"],
-        }
-        if edit.deltas:
-            provenance["edits"] = json.dumps(edit.deltas)
-        data = encode_png(pixels, alpha, provenance)
-        uri = picture_uri(self._fence.output, row["image_id"], edit.edit_id, edit.strength)
-        self._fence.check()
-        write_bytes(uri, data)
-        fitted = json.loads(inversion["settings"])["guidance_scale"]
-        controls = self._config.edit.controls(edit)
-        return {
-            "edit_key": order.key,
-            "image_id": row["image_id"],
-            "edit_id": edit.edit_id,
-            "strength": edit.strength,
-            "inversion_key": row["inversion_key"],
-            "image_uri": uri,
-            "prompt": edit.prompt,
-            "negative_prompt": edit.negative_prompt,
-            "source_prompt": row["source_prompt"],
-            "guidance_scale": fitted if edit.guidance_scale is None else edit.guidance_scale,
-            "hold_structure": controls.hold_structure,
-            "hold_self_attention": controls.hold_self_attention,
-            "hold_cross_attention": controls.hold_cross_attention,
-            "word_weights": json.dumps(controls.word_weights, ensure_ascii=False),
-            "variation": controls.variation,
-            "seed": order.seed,
-            "width": pixels.shape[1],
-            "height": pixels.shape[0],
-            "sha256": sha256_hex(data),
-            "background_psnr": background_psnr,
-            "mask_coverage": float(mask.mean()),
-            "recon_psnr": inversion["recon_psnr"],
-            "vae_psnr": inversion["vae_psnr"],
-            "converged": inversion["converged"],
-            "seconds": row["seconds"],
-            "carried": row.get("carried"),
-        }
 
     def _inversion(self, row: Made, now: datetime) -> dict[str, Any]:
         assert row["inversion"] is not None
@@ -243,16 +163,6 @@ def _withdrawals(rows: Sequence[Made]) -> list[dict[str, Any]]:
         for row in rows
         for edit in (order.edit for order in load_orders(row["orders"]) if order.replaces)
     ]
-
-
-def _background_psnr(original: _Pixels, published: _Pixels, mask: _Values) -> float | None:
-    """PSNR in dB outside the mask; 100 where nothing changed, None where the mask leaves no outside."""
-    height, width = original.shape[:2]
-    outside = resize((mask * 255).round().astype(np.uint8), (width, height)) < 128
-    if not outside.any():
-        return None
-    difference = (original[outside].astype(np.float64) - published[outside]) / 255
-    return float(-10 * np.log10(max(np.square(difference).mean(), 1e-10)))
 
 
 def _as_row_error(error: Exception) -> Exception:

@@ -23,7 +23,7 @@ from pipeline.io.tensors import pack
 from pipeline.keys import sha256_hex
 from pipeline.planning import Counts
 from pipeline.records import PromptRow
-from pipeline.stages import publish
+from pipeline.stages import pictures
 from pipeline.stages.engine import _restored
 from pipeline.stages.rows import Asked, load_orders
 from tests.small_job import table
@@ -181,7 +181,7 @@ def test_a_picture_that_was_replaced_but_not_committed_is_made_again(
         write_bytes(uri, data)
 
     with monkeypatch.context() as patch:
-        for module in (publish, storage):
+        for module in (pictures, storage):
             patch.setattr(module, "write_bytes", dies_before)
         with pytest.raises(KeyboardInterrupt):
             Job(output, StandInEditor(), [new]).run([asked])

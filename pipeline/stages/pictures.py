@@ -1,0 +1,116 @@
+"""Pictures of one image's edits: composited at full size, encoded, written, and their rows of the edits table."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.config import JobConfig
+from pipeline.diffusion.composite import composite_pixels, to_bytes
+from pipeline.io.images import decode, encode_png, resize
+from pipeline.io.layout import picture_uri
+from pipeline.io.lease import Fence
+from pipeline.io.storage import write_bytes
+from pipeline.io.tensors import unpack
+from pipeline.keys import sha256_hex
+from pipeline.stages.flags import qa_flags
+from pipeline.stages.rows import Made, Order
+
+_Pixels = NDArray[np.uint8]
+_Values = NDArray[np.float32]
+
+
+class Pictures:
+    """The edits that an engine made of one image.
+
+    Args:
+        row: the engine's, with pictures.
+        config: of the job.
+        model_fingerprint: which each picture names.
+        fence: the right to write there.
+    """
+
+    def __init__(self, row: Made, config: JobConfig, model_fingerprint: str, fence: Fence) -> None:
+        assert row["pictures"] is not None
+        assert row["inversion"] is not None
+        self._row, self._config, self._fingerprint, self._fence = row, config, model_fingerprint, fence
+        self._made = unpack(row["pictures"])
+        self._photo = None if row["original"] is None else decode(row["original"], config.max_pixels)
+        self._inversion: dict[str, Any] = json.loads(row["inversion"])
+        self._truncated: list[bool] = json.loads(row["truncated"])
+
+    def write(self, i: int, order: Order) -> dict[str, Any]:
+        """Write the picture of edit `i`, which is `order` → its row, with what is doubtful about it."""
+        edit, mask = order.edit, self._made["mask"][i]
+        pixels, alpha, background_psnr = self._composited(i)
+        data = encode_png(pixels, alpha, self._provenance(order))
+        uri = picture_uri(self._fence.output, self._row["image_id"], edit.edit_id, edit.strength)
+        self._fence.check()
+        write_bytes(uri, data)
+        fitted = json.loads(self._inversion["settings"])["guidance_scale"]
+        controls = self._config.edit.controls(edit)
+        row = {
+            "edit_key": order.key,
+            "image_id": self._row["image_id"],
+            "edit_id": edit.edit_id,
+            "strength": edit.strength,
+            "inversion_key": self._row["inversion_key"],
+            "image_uri": uri,
+            "prompt": edit.prompt,
+            "negative_prompt": edit.negative_prompt,
+            "source_prompt": self._row["source_prompt"],
+            "guidance_scale": fitted if edit.guidance_scale is None else edit.guidance_scale,
+            "hold_structure": controls.hold_structure,
+            "hold_self_attention": controls.hold_self_attention,
+            "hold_cross_attention": controls.hold_cross_attention,
+            "word_weights": json.dumps(controls.word_weights, ensure_ascii=False),
+            "variation": controls.variation,
+            "seed": order.seed,
+            "width": pixels.shape[1],
+            "height": pixels.shape[0],
+            "sha256": sha256_hex(data),
+            "background_psnr": background_psnr,
+            "mask_coverage": float(mask.mean()),
+            "recon_psnr": self._inversion["recon_psnr"],
+            "vae_psnr": self._inversion["vae_psnr"],
+            "converged": self._inversion["converged"],
+            "seconds": self._row["seconds"],
+            "carried": self._row.get("carried"),
+        }
+        return row | {"qa_flags": qa_flags(row, self._config.qa_margin, truncated=self._truncated[i])}
+
+    def _composited(self, i: int) -> tuple[_Pixels, _Pixels | None, float | None]:
+        """The picture, its transparency, and how far it is from the original outside the mask, in dB."""
+        edited, reconstruction, mask = (self._made[name][i] for name in ("edited", "reconstruction", "mask"))
+        if self._photo is None or self._config.edit.composite == "none":
+            return to_bytes(edited).numpy(), None, None
+        original = self._photo.pixels
+        pixels = composite_pixels(torch.from_numpy(original), edited, reconstruction, mask).numpy()
+        return pixels, self._photo.alpha, _background_psnr(original, pixels, mask)
+
+    def _provenance(self, order: Order) -> dict[str, str]:
+        edit = order.edit
+        said = {
+            "model": self._row["model"],
+            "model_fingerprint": self._fingerprint,
+            "prompt": edit.prompt,
+            "strength": repr(edit.strength),
+            "edit_key": order.key,
+            "image_sha256": self._row["image_sha256"],
+        }
+        return said | ({"edits": json.dumps(edit.deltas)} if edit.deltas else {})
+
+
+def _background_psnr(original: _Pixels, published: _Pixels, mask: Tensor) -> float | None:
+    """PSNR in dB outside the mask; 100 where nothing changed, None where the mask leaves no outside."""
+    height, width = original.shape[:2]
+    outside = resize((mask.numpy() * 255).round().astype(np.uint8), (width, height)) < 128
+    if not outside.any():
+        return None
+    difference = (original[outside].astype(np.float64) - published[outside]) / 255
+    return float(-10 * np.log10(max(np.square(difference).mean(), 1e-10)))
