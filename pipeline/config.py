@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from pipeline.errors import redacted
+from pipeline.records import MAX_GUIDANCE, PromptRow, Strength
 from pipeline.settings import EditSettings, InversionSettings, Settings, unused_by
 
 
@@ -27,6 +28,19 @@ PRESETS: Final[Mapping[PresetName, Preset]] = {
     "balanced": Preset(inversion=InversionSettings(), edit=EditSettings()),
     "best": Preset(inversion=InversionSettings(method="edit-friendly"), edit=EditSettings(skip=0.15)),
 }
+
+
+class RowDefaults(Settings):
+    """What prompt rows ask for that do not say it themselves."""
+
+    strength: Strength | Annotated[tuple[Strength, ...], Field(min_length=1)] | None = None
+    negative_prompt: str | None = None
+    guidance_scale: float | None = Field(None, ge=0, le=MAX_GUIDANCE)
+    seed: int | None = Field(None, ge=0, lt=2**63)
+
+    def of(self, row: PromptRow) -> PromptRow:
+        """The row, with these where it is silent."""
+        return row.model_copy(update={k: v for k, v in self if v is not None and k not in row.model_fields_set})
 
 
 class JobConfig(Settings):
@@ -51,6 +65,9 @@ class JobConfig(Settings):
     )
     inversion: InversionSettings = InversionSettings()
     edit: EditSettings = EditSettings()
+    row_defaults: RowDefaults = Field(
+        RowDefaults(), description="strength, negative_prompt, guidance_scale and seed of prompt rows that give none"
+    )
     max_side: int = Field(
         0, ge=0, description="side of the square, in pixels, whose area the model works at; 0: the model's own"
     )

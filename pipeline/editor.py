@@ -105,6 +105,7 @@ class Editor:
         given = {"method": method, "num_inference_steps": num_inference_steps}
         named = {name: value for name, value in given.items() if value is not None}
         chosen = InversionSettings.model_validate((settings or InversionSettings()).model_dump() | named)
+        self._warn_of_truncated([source_prompts or ""] if isinstance(source_prompts, str | None) else source_prompts)
         return [_or_raise(result) for result in self.invert_rows(images, source_prompts, chosen)]
 
     def edit(
@@ -151,6 +152,7 @@ class Editor:
             _check(f"word_weights[{word!r}]", weight, MIN_WEIGHT, MAX_WEIGHT)
         if unknown := absent(word_weights or {}, "" if deltas else text):
             raise ValueError(f"word_weights: expected words of the prompt; got {unknown[0]!r}")
+        self._warn_of_truncated([*(text for text, _ in deltas or [(text, 1.0)]), negative_prompt])
         settings = settings or EditSettings()
         requests = [
             EditRequest(
@@ -225,19 +227,30 @@ class Editor:
         Raises:
             JobError: a control that the model's family lacks.
         """
-        for controls in map(settings.controls, requests):
-            for reason in lacking(self._model.family, controls, settings.mask):
+        for request in requests:
+            own = settings.of(request.settings)
+            for reason in lacking(self._model.family, own.controls(request), own.mask):
                 raise JobError(reason)
-        kinds = [(inversions[r.inversion].size, inversions[r.inversion].settings, r.strength == 0) for r in requests]
+        kinds = [
+            (of.size, of.settings, r.strength == 0, tuple(sorted(r.settings.items())))
+            for r in requests
+            for of in [inversions[r.inversion]]
+        ]
 
         def run(rows: list[int]) -> list[Synthesis | RowError]:
             return self._fitting(lambda slots: [edit for part in _parts(rows, slots) for edit in together(part)])
 
         def together(rows: list[int]) -> list[Synthesis | RowError]:
             group = [requests[i] for i in rows]
-            return edit_batch(self._model, [inversions[r.inversion] for r in group], group, settings)
+            own = settings.of(group[0].settings)
+            return edit_batch(self._model, [inversions[r.inversion] for r in group], group, own)
 
         return _grouped(kinds, run)
+
+    def _warn_of_truncated(self, prompts: Sequence[str]) -> None:
+        for prompt in dict.fromkeys(prompts):
+            if not self._model.holds(prompt):
+                _log.warning("prompt %r: its end does not fit into the model's text window, and is cut off", prompt)
 
     def _fitting(self, call: Callable[[int], _T]) -> _T:
         """Call with the number of slots, and from now on with half as many each time that memory does not suffice."""

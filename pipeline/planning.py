@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from pipeline.config import JobConfig
+from pipeline.config import JobConfig, RowDefaults
 from pipeline.cost import edit_cost, inversion_cost
 from pipeline.errors import JobError, RowError
 from pipeline.io import storage
@@ -179,14 +179,14 @@ def read_plan(command: Command, config: JobConfig) -> Plan:
     prompts = (
         PromptManifest("", (), (), ())
         if config.prompts is None or command == "invert"
-        else read_prompts(config.prompts, config.output)
+        else _with_defaults(read_prompts(config.prompts, config.output), config.row_defaults)
     )
     _check_words(config, prompts.rows)
     if command != "invert":
         for reason in lacking(family, config.edit, config.edit.mask):
             raise JobError(f"config: edit.{reason}")
     misfits = (
-        *check_plan(images, prompts, None if command == "edit" else config.inversion.guidance_scale),
+        *check_plan(images, prompts, None if command == "edit" else config.inversion),
         *_beyond(family, prompts),
     )
     unfit = {refusal.row_id for refusal in misfits}
@@ -203,6 +203,10 @@ def read_plan(command: Command, config: JobConfig) -> Plan:
     )
 
 
+def _with_defaults(prompts: PromptManifest, defaults: RowDefaults) -> PromptManifest:
+    return dataclasses.replace(prompts, rows=tuple(map(defaults.of, prompts.rows)))
+
+
 def _check_words(config: JobConfig, rows: Sequence[PromptRow]) -> None:
     """Refuse a weight of the job's that no prompt has a word for; a prompt's columns may bring any word."""
     for word in config.edit.word_weights if rows else ():
@@ -213,9 +217,10 @@ def _check_words(config: JobConfig, rows: Sequence[PromptRow]) -> None:
 
 def _beyond(family: Family, prompts: PromptManifest) -> tuple[Refusal, ...]:
     """Refuse prompt rows that ask for what the model's family lacks."""
-    rows = zip(prompts.lines, prompts.rows, strict=True)
     return tuple(
-        Refusal(prompts.uri, number, reason, row.edit_id) for number, row in rows for reason in lacking(family, row)
+        Refusal(prompts.uri, number, reason, row.edit_id)
+        for number, row in zip(prompts.lines, prompts.rows, strict=True)
+        for reason in lacking(family, row, row.mask or "none")
     )
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Annotated, Any
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
@@ -27,6 +27,11 @@ def _no_boolean(value: Any) -> Any:
     return value
 
 
+Interpolation = Literal["towards-target", "source-to-target"]
+MaskKind = Literal["auto", "attention", "both", "none"]
+GivenMask = Literal["replace", "intersect"]
+LatentCells = Annotated[int, Field(ge=0, le=64)]
+FadedCells = Annotated[float, Field(ge=0, le=64, allow_inf_nan=False)]
 Strength = Annotated[float, Field(ge=MIN_STRENGTH, le=MAX_STRENGTH, allow_inf_nan=False)]
 # From the lower bound of Prompt-to-Prompt (Hertz et al., 2022, section 3.2) up; its upper one, 2, would be too tight
 # for words that a model hardly attends to.
@@ -62,6 +67,9 @@ class Delta(BaseModel):
 
     _numbers = field_validator("strength", mode="before")(_no_boolean)
 
+
+# Settings of all of a job's edits that a prompt row may have of its own, beside its controls.
+OF_ONE_EDIT: Final = ("interpolation", "mask", "mask_grow", "mask_feather", "mask_given")
 
 # Prompts, columns filled in, each with a strength of its own.
 Deltas = tuple[tuple[str, float], ...]
@@ -117,6 +125,13 @@ class PromptRow(BaseModel):
     seed: int | None = Field(
         None, ge=0, lt=2**63, description="of the noise that a variation draws; none: from the edit key"
     )
+    interpolation: Interpolation | None = Field(
+        None, description="how strengths move embeddings (edit.interpolation); none: the job's"
+    )
+    mask: MaskKind | None = Field(None, description="where the edit acts (edit.mask); none: the job's")
+    mask_grow: LatentCells | None = Field(None, description="latent cells by which it grows; none: the job's")
+    mask_feather: FadedCells | None = Field(None, description="cells over which its edge fades; none: the job's")
+    mask_given: GivenMask | None = Field(None, description="what becomes of a given mask; none: the job's")
     image_id: _Id | None = Field(None, description="only this image")
     where: dict[str, Any] | None = Field(None, description="only images whose columns have these values")
 
@@ -129,6 +144,8 @@ class PromptRow(BaseModel):
         "word_weights",
         "variation",
         "seed",
+        "mask_grow",
+        "mask_feather",
         mode="before",
     )(_no_boolean)
 
@@ -147,6 +164,11 @@ class PromptRow(BaseModel):
     def deltas(self) -> tuple[Delta, ...]:
         """What is asked for, always as changes: a prompt is one at full strength."""
         return self.edits or (Delta(prompt=self.prompt or ""),)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings of edits that it has values of its own for."""
+        return {name: value for name in OF_ONE_EDIT if (value := getattr(self, name)) is not None}
 
     @property
     def text(self) -> str:
@@ -168,7 +190,8 @@ def joined(deltas: Iterable[tuple[str, float]]) -> str:
 class Edit:
     """One output asked for: image × prompt row × strength, with every `{column}` filled in.
 
-    Where `deltas` are asked for at once, `prompt` only says them in one line.
+    Where `deltas` are asked for at once, `prompt` only says them in one line. `settings` are those in `OF_ONE_EDIT`
+    that are not the job's.
     """
 
     edit_id: str
@@ -183,6 +206,7 @@ class Edit:
     word_weights: Mapping[str, float] | None = None
     deltas: Deltas = ()
     variation: float | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

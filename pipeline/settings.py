@@ -8,13 +8,20 @@ from typing import Any, Final, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from pipeline.records import Deltas, WordWeights
+from pipeline.records import Deltas, FadedCells, GivenMask, Interpolation, LatentCells, MaskKind, WordWeights
 from pipeline.words import effective_weights
 
 # The methods that learn embeddings; the others find latents only.
 FITTED: Final = ("prompt-tuning", "null-text")
 _OF_A_FIT: Final = ("embeddings", "segments", "max_iterations", "learning_rate", "tolerance", "min_gain")
-_OF_AN_INVERSION: Final = ("refine_iterations", "refine_rounds")
+_UNUSED_OF_AN_INVERSION: Final[Mapping[str, tuple[str, ...]]] = {
+    "edit-friendly": ("refine_iterations", "refine_rounds"),
+    "direct": ("refine_rounds",),
+}
+_WHY_UNUSED: Final = {
+    "edit-friendly": "its latents are noised and not inverted",
+    "direct": "it leads back exactly without",
+}
 
 # Shares of the way to noise at which predictions are compared for an automatic mask: where the layout is settled
 # and the content is not (DiffEdit, Couairon et al., 2023, section 3.2, compares at one half).
@@ -101,7 +108,7 @@ class InversionSettings(Settings):
         for name in sorted(unused_by(self.method)):
             value, default = getattr(self, name), InversionSettings.model_fields[name].default
             if value != default:
-                why = "it fits nothing" if name in _OF_A_FIT else "its latents are noised and not inverted"
+                why = "it fits nothing" if name in _OF_A_FIT else _WHY_UNUSED[self.method]
                 raise ValueError(f"{self.method}: expected no {name}, as {why}; got {value}")
         steps = self.num_inference_steps
         if self.embeddings == "per-segment" and self.segments > steps:
@@ -120,7 +127,7 @@ class InversionSettings(Settings):
 
 def unused_by(method: str) -> frozenset[str]:
     """The inversion settings that a method has no use for."""
-    unused = frozenset(_OF_AN_INVERSION if method == "edit-friendly" else ())
+    unused = frozenset(_UNUSED_OF_AN_INVERSION.get(method, ()))
     return unused if method in FITTED else unused.union(_OF_A_FIT)
 
 
@@ -157,7 +164,7 @@ class Controls:
 class EditSettings(Settings):
     """How an edit is made from an inversion. Part of the edit key."""
 
-    interpolation: Literal["towards-target", "source-to-target"] = Field(
+    interpolation: Interpolation = Field(
         "source-to-target",
         description="learned + s·(target − learned), or learned + s·(target − source) where a source prompt is known",
     )
@@ -177,19 +184,23 @@ class EditSettings(Settings):
     variation: float = Field(
         0.0, ge=0, le=1, description="share of fresh noise in an edit's steps: another result for every seed; 0: none"
     )
-    mask: Literal["auto", "attention", "both", "none"] = Field(
+    mask: MaskKind = Field(
         "auto",
         description="where edits act: by predictions, by attention to changed words, where both say so; none: all",
     )
-    mask_grow: int = Field(1, ge=0, le=64, description="latent cells by which a mask that is found grows")
-    mask_feather: float = Field(0.0, ge=0, le=64, description="latent cells over which its edge then fades")
-    mask_given: Literal["replace", "intersect"] = Field(
+    mask_grow: LatentCells = Field(1, description="latent cells by which a mask that is found grows")
+    mask_feather: FadedCells = Field(0.0, description="latent cells over which a mask's edge fades, given ones' too")
+    mask_given: GivenMask = Field(
         "replace", description="a given mask: instead of the one that would be found, or where both say so"
     )
     composite: Literal["full", "none"] = Field(
         "full",
         description="full: into the original, at its size; none: the bare edit, at the working size, without alpha",
     )
+
+    def of(self, settings: Mapping[str, Any]) -> EditSettings:
+        """These, with an edit's own in the place of some."""
+        return self.model_copy(update=dict(settings)) if settings else self
 
     def controls(self, edit: Controlled) -> Controls:
         """The controls that an edit is made with; of the weights, those that its prompt has words for.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +31,7 @@ class EditRequest:
     """One edit of the inversion at index `inversion`; `mask` is at the working size, 255 may change.
 
     With `deltas`, prompts and strengths of their own, it makes several changes at once, and `prompt` is only read.
-    Of the controls, None takes those of the settings.
+    Of the controls, None takes those of the settings; `settings` has those of `records.OF_ONE_EDIT` that differ.
     """
 
     inversion: int
@@ -46,6 +47,7 @@ class EditRequest:
     deltas: Deltas = ()
     variation: float | None = None
     seed: int = 0
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def targets(self) -> Deltas:
@@ -57,7 +59,7 @@ class EditRequest:
 class Synthesis:
     """One edit at the working size: pictures (h, w, 3) and mask (h, w), float32 in [0, 1].
 
-    `truncated` says that the model's text window does not hold the whole prompt.
+    `truncated` says that the model's text window does not hold all of a prompt, be it the target, source or negative.
     """
 
     edited: Values
@@ -75,7 +77,8 @@ def edit_batch(
     reconstruction = model.decode_latents(tensors["reconstruction"][images.first].float())[images.of].cpu()
     if requests[0].strength == 0:
         nothing = torch.zeros_like(reconstruction[:, :1])
-        return [_synthesis(r, r, m, truncated=False) for r, m in zip(reconstruction, nothing, strict=True)]
+        rows = zip(reconstruction, nothing, inversions, requests, strict=True)
+        return [_synthesis(r, r, m, truncated=_truncated(model, of, request)) for r, m, of, request in rows]
     inversion_settings = inversions[0].settings
     schedule, method = model.schedule(inversion_settings.num_inference_steps), METHODS[inversion_settings.method]
     conditions = _conditions(model, images, inversions, requests, settings)
@@ -93,11 +96,16 @@ def edit_batch(
     edited = model.decode_latents(z_0).cpu()
     over_pixels = torch.ones_like(edited[:, :1]) if mask is None else _upsampled(mask.cpu(), edited.shape[-2:])
     return [
-        _synthesis(e, r, m, truncated=not all(model.holds(text) for text, _ in request.targets))
+        _synthesis(e, r, m, truncated=_truncated(model, of, request))
         if bool(z.isfinite().all() and e.isfinite().all())
         else RowError("non_finite", f"edit {request.prompt!r}: expected finite values; got NaN or infinity")
-        for e, r, m, z, request in zip(edited, reconstruction, over_pixels, z_0, requests, strict=True)
+        for e, r, m, z, of, request in zip(edited, reconstruction, over_pixels, z_0, inversions, requests, strict=True)
     ]
+
+
+def _truncated(model: Backbone, inversion: Inversion, request: EditRequest) -> bool:
+    texts = [text for text, _ in request.targets]
+    return not all(map(model.holds, (*texts, inversion.source_prompt, request.negative_prompt)))
 
 
 def _conditions(
@@ -158,15 +166,17 @@ def _mask(
     settings: EditSettings,
 ) -> Tensor | None:
     if settings.mask == "none":
-        return None
-    mask = automatic_mask(model, schedule, method, tensors, conditions, settings.mask)
-    mask = feather(grow(mask, settings.mask_grow), settings.mask_feather)
+        if all(request.mask is None for request in requests):
+            return None
+        mask = torch.ones_like(tensors["reconstruction"][:, :1], dtype=torch.float32)
+    else:
+        mask = grow(automatic_mask(model, schedule, method, tensors, conditions, settings.mask), settings.mask_grow)
     for i, request in enumerate(requests):
         if request.mask is not None:
             pixels = torch.from_numpy(request.mask.astype(np.float32) / 255)[None, None]
             given = torch.nn.functional.adaptive_avg_pool2d(pixels, (mask.shape[-2], mask.shape[-1]))[0].to(mask)
             mask[i] = torch.minimum(given, mask[i]) if settings.mask_given == "intersect" else given
-    return mask
+    return feather(mask, settings.mask_feather)
 
 
 def _upsampled(mask: Tensor, size: torch.Size) -> Tensor:

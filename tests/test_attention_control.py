@@ -159,6 +159,23 @@ def test_a_weighted_word_alone_is_an_edit(editor: Editor, inversions: list[Inver
 
 
 @pytest.mark.parametrize("given", ["replace", "intersect"])
+def test_a_given_mask_counts_where_none_is_found(editor: Editor, inversions: list[Inversion], given: str) -> None:
+    """With `mask: none` it bounds its own edit, and others still change everything."""
+    half = np.zeros((32, 32), np.uint8)
+    half[:, 16:] = 255
+    settings = BARE.model_copy(update={"mask_given": given})
+    free, bounded = _synthesised(
+        editor, inversions, [EditRequest(0, TARGET), EditRequest(0, TARGET, mask=half)], settings
+    )
+    assert free.mask.min() == 1
+    assert bounded.mask[:, :15].max() == 0
+    assert bounded.mask[:, 18:].min() == 1
+    settings = settings.model_copy(update={"mask_feather": 2.0})
+    [faded] = _synthesised(editor, inversions, [EditRequest(0, TARGET, mask=half)], settings)
+    assert len(np.unique(faded.mask.round(3))) > len(np.unique(bounded.mask.round(3)))
+
+
+@pytest.mark.parametrize("given", ["replace", "intersect"])
 def test_a_given_mask_replaces_the_one_found_or_bounds_it(
     editor: Editor, inversions: list[Inversion], given: str
 ) -> None:

@@ -230,6 +230,40 @@ def test_a_prompt_longer_than_the_window_says_so_and_still_edits(editor: Editor)
     np.testing.assert_array_equal(_edited(results[1]), _edited(results[2]))
 
 
+def test_source_and_negative_prompts_that_are_cut_off_are_said_too(
+    editor: Editor, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In each result, at strength 0 as well, and by the editor in one line per prompt."""
+    long = SOURCE + " and a red mug" * 40
+    fits, cut = editor.invert([_photograph(1)] * 2, source_prompts=[SOURCE, long], settings=SETTINGS["ddim"])
+    requests = [
+        EditRequest(0, TARGET, 0.0),
+        EditRequest(1, TARGET, 0.0),
+        EditRequest(1, TARGET),
+        EditRequest(0, TARGET, negative_prompt=long),
+    ]
+    results = editor.edit_rows([fits, cut], requests, EditSettings(mask="none"))
+    assert [isinstance(r, Synthesis) and r.truncated for r in results] == [False, True, True, True]
+    editor.edit([fits], prompt=TARGET, negative_prompt=long, strength=[0, 1])
+    assert [record.getMessage()[:30] for record in caplog.records] == [f"prompt '{long}"[:30]] * 2
+
+
+def test_each_edit_may_have_settings_of_its_own(editor: Editor) -> None:
+    """In one call edits come out as they do under these settings alone, whatever the others have."""
+    inversions = editor.invert([_photograph(1)], source_prompts=SOURCE, settings=SETTINGS["ddim"])
+    job, own = (
+        EditSettings(mask="none", hold_structure=0),
+        [{}, {"mask": "auto", "mask_grow": 3}, {"interpolation": "towards-target"}],
+    )
+    requests = [EditRequest(0, TARGET, 0.5, settings=settings) for settings in own]
+    for settings, result in zip(own, editor.edit_rows(inversions, requests, job), strict=True):
+        [alone] = editor.edit_rows(inversions, [EditRequest(0, TARGET, 0.5)], job.of(settings))
+        assert isinstance(result, Synthesis)
+        assert isinstance(alone, Synthesis)
+        np.testing.assert_allclose(result.mask, alone.mask, atol=1e-3)
+        np.testing.assert_allclose(result.edited, alone.edited, atol=1e-3)
+
+
 def test_transparency_survives_an_edit(editor: Editor) -> None:
     """An image with alpha comes back with that alpha."""
     image = Image.fromarray(_photograph(1)).convert("RGBA")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -107,6 +108,24 @@ def test_a_model_of_no_known_family_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
     with pytest.raises(JobError, match=r"expected one of StableDiffusionPipeline.*; got FluxPipeline"):
         read_plan("invert", JobConfig(images="x.csv", output=str(tmp_path / "out"), model=str(tmp_path)))
+
+
+def test_rows_that_are_silent_ask_for_the_jobs_defaults(tmp_path: Path) -> None:
+    """Strength, negative prompt, guidance and seed come from the job where a row gives none, and only there."""
+    images, prompts = tmp_path / "images.csv", tmp_path / "prompts.jsonl"
+    images.write_text("image_id,image_uri\na,a.png\n")
+    own = {"strength": 0.7, "negative_prompt": "", "guidance_scale": 2, "seed": 7}
+    prompts.write_text(
+        "".join(json.dumps({"edit_id": i, "prompt": "x", **row}) + "\n" for i, row in (("a", {}), ("b", own)))
+    )
+    defaults = {"strength": [0.5, 1.0], "negative_prompt": "blurry", "guidance_scale": 4, "seed": 3}
+    config = JobConfig.model_validate(
+        {"images": str(images), "prompts": str(prompts), "output": str(tmp_path / "out"), "row_defaults": defaults}
+    )
+    silent, given = read_plan("run", config).prompts
+    assert silent.strengths == (0.5, 1.0)
+    assert (silent.negative_prompt, silent.guidance_scale, silent.seed) == ("blurry", 4, 3)
+    assert (given.strengths, given.negative_prompt, given.guidance_scale, given.seed) == ((0.7,), "", 2, 7)
 
 
 def test_planning_needs_no_torch(tmp_path: Path) -> None:

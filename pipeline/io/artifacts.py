@@ -83,6 +83,7 @@ EDIT_SCHEMA: Final = pa.schema(
         pa.field("recon_psnr", pa.float32()),
         pa.field("vae_psnr", pa.float32()),
         pa.field("converged", pa.bool_()),
+        pa.field("escalated", pa.string()),
         pa.field("qa_flags", pa.list_(pa.string())),
         pa.field("seconds", pa.float32()),
         _required("created_at", _TIME),

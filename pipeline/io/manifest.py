@@ -16,6 +16,7 @@ from pipeline.io.image_manifest import ImageManifest, read_images
 from pipeline.io.selection import applies, columns_named, edits_for, template
 from pipeline.io.validation import InvalidRowError, UniqueIds, check_id, printable_id, valid
 from pipeline.records import PromptRow, Refusal
+from pipeline.settings import InversionSettings
 from pipeline.words import absent
 
 __all__ = [
@@ -123,25 +124,30 @@ def _check_words(row: PromptRow) -> None:
 
 
 def check_plan(
-    images: ImageManifest, prompts: PromptManifest, fitted_scale: float | None = None
+    images: ImageManifest, prompts: PromptManifest, inversion: InversionSettings | None = None
 ) -> tuple[Refusal, ...]:
     """Refuse prompt rows that do not fit the images or the job.
 
-    An unknown column, an image that no row has, or a guidance at which the negative prompt has no say; `fitted_scale`
-    is that of rows without one of their own, where it is one for all images.
+    An unknown column, an image that no row has, or a guidance that has no say, or at which the negative prompt has
+    none; `inversion` says how all images are inverted, where it is one way for all.
     """
     columns = set(images.table.column_names)
     ids = images.table.column("image_id")
     return tuple(
         Refusal(prompts.uri, number, reason, row.edit_id)
         for number, row in zip(prompts.lines, prompts.rows, strict=True)
-        for reason in (*_misfits(row, columns, ids), *_without_say(row, fitted_scale))
+        for reason in (*_misfits(row, columns, ids), *_without_say(row, inversion))
     )
 
 
-def _without_say(row: PromptRow, fitted_scale: float | None) -> Iterator[str]:
+def _without_say(row: PromptRow, inversion: InversionSettings | None) -> Iterator[str]:
+    fitted_scale = None if inversion is None else inversion.guidance_scale
     scale = fitted_scale if row.guidance_scale is None else row.guidance_scale
-    if scale == 1 and row.negative_prompt:
+    if inversion is not None and not inversion.guides(inversion.num_inference_steps):
+        for name in ("negative_prompt", "guidance_scale"):
+            if getattr(row, name):
+                yield f"{name}: expected a guidance_share above 0; without guided steps it has no say"
+    elif scale == 1 and row.negative_prompt:
         yield "negative_prompt: expected a guidance scale other than 1; at 1 it has no say"
 
 

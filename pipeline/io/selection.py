@@ -57,6 +57,7 @@ def edits_for(columns: Mapping[str, Any], prompts: Sequence[PromptRow]) -> list[
             seed=prompt.seed,
             deltas=deltas,
             variation=prompt.variation,
+            settings=prompt.settings,
         )
         for prompt in prompts
         if applies(prompt, columns)

@@ -144,6 +144,7 @@ class Engine:
                 deltas=order.edit.deltas,
                 variation=order.edit.variation,
                 seed=order.seed or 0,
+                settings=order.edit.settings,
             )
             for row, order in jobs
         ]

@@ -220,7 +220,7 @@ class Fetch:
         return key in self._committed.edits and not failed_since
 
     def _mask(self, visit: Visit) -> Source | None:
-        return None if not visit.asked or self._config.edit.mask == "none" else visit.mask
+        return visit.mask if visit.asked else None
 
     def _payloads(self, visit: Visit, mask: Source | None, *, invert: bool) -> Payloads:
         """What the engine and the compositing need: checked pictures, and the artifact where there is one."""

@@ -81,7 +81,7 @@ class JobKeys:
             **asdict(controls),
             seed=edit.seed if controls.variation else None,
             mask_sha256=None,
-            settings=self._config.edit.model_dump(exclude=set(Controls.__slots__)),
+            settings=self._config.edit.of(edit.settings).model_dump(exclude=set(Controls.__slots__)),
         )
         return ContentKeys(like, varying)
 

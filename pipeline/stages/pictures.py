@@ -79,17 +79,23 @@ class Pictures:
             "recon_psnr": self._inversion["recon_psnr"],
             "vae_psnr": self._inversion["vae_psnr"],
             "converged": self._inversion["converged"],
+            "escalated": self._inversion["escalated"],
             "seconds": self._row["seconds"],
             "carried": self._row.get("carried"),
         }
-        return row | {"qa_flags": qa_flags(row, self._config.qa_margin, truncated=self._truncated[i])}
+        kind = self._config.edit.of(edit.settings).mask
+        return row | {"qa_flags": qa_flags(row, self._config.qa_margin, kind, truncated=self._truncated[i])}
 
     def _composited(self, i: int) -> tuple[_Pixels, _Pixels | None, float | None]:
         """The picture, its transparency, and how far it is from the original outside the mask, in dB."""
         edited, reconstruction, mask = (self._made[name][i] for name in ("edited", "reconstruction", "mask"))
-        if self._photo is None or self._config.edit.composite == "none":
+        if self._photo is None:
             return to_bytes(edited).numpy(), None, None
         original = self._photo.pixels
+        if self._config.edit.composite == "none":
+            pixels = to_bytes(edited).numpy()
+            height, width = pixels.shape[:2]
+            return pixels, None, _background_psnr(resize(original, (width, height)), pixels, mask)
         pixels = composite_pixels(torch.from_numpy(original), edited, reconstruction, mask).numpy()
         return pixels, self._photo.alpha, _background_psnr(original, pixels, mask)
 

@@ -12,6 +12,7 @@ import yaml
 from pipeline.errors import JobError
 from pipeline.io.manifest import PromptManifest, check_plan, read_images, read_prompts
 from pipeline.records import PromptRow
+from pipeline.settings import InversionSettings
 
 ROWS: list[dict[str, Any]] = [
     {"edit_id": "plain", "prompt": "a mug"},
@@ -255,14 +256,19 @@ def test_the_plan_is_checked_against_the_images(tmp_path: Path) -> None:
         ({"negative_prompt": "blur"}, 1.0, "negative_prompt: expected a guidance scale other than 1; at 1 it has no"),
         ({"negative_prompt": "blur"}, 1.5, None),
         ({"negative_prompt": ""}, 1.0, None),
+        ({"negative_prompt": "blur"}, "unguided", "negative_prompt: expected a guidance_share above 0; without guided"),
+        ({"guidance_scale": 5}, "unguided", "guidance_scale: expected a guidance_share above 0; without guided steps"),
+        ({}, "unguided", None),
     ],
 )
 def test_what_would_have_no_say_is_refused(
-    tmp_path: Path, row: dict[str, Any], fitted: float | None, reason: str | None
+    tmp_path: Path, row: dict[str, Any], fitted: float | str | None, reason: str | None
 ) -> None:
     """A row whose guidance, its own or the job's, would leave out what it says; an unknown guidance refuses nothing."""
     (tmp_path / "images.csv").write_text("image_id,image_uri\nmug-1,a.png\n")
     path = _write(tmp_path, "p.jsonl", [{"edit_id": "e", "prompt": "x", **row}])
-    refusals = check_plan(read_images(str(tmp_path / "images.csv")), read_prompts(path), fitted)
+    settings = {"guidance_share": 0.0} if fitted == "unguided" else {"guidance_scale": fitted}
+    inversion = None if fitted is None else InversionSettings.model_validate(settings)
+    refusals = check_plan(read_images(str(tmp_path / "images.csv")), read_prompts(path), inversion)
     assert len(refusals) == (reason is not None)
     assert all(reason in str(refusal) for refusal in refusals)

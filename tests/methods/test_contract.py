@@ -28,7 +28,7 @@ CHOICES: list[dict[str, Any]] = [
     *({"method": method} for method in METHODS),
     *({"method": method, "embeddings": "shared"} for method in FITTED),
     *({"method": method, "embeddings": "per-segment", "segments": 2} for method in FITTED),
-    *({"method": method, "refine_rounds": 1} for method in METHODS if method != "edit-friendly"),
+    *({"method": method, "refine_rounds": 1} for method in METHODS if method not in ("direct", "edit-friendly")),
     *({"method": method, "artifact": "full"} for method in FITTED),
 ]
 HALF_GUIDED: list[dict[str, Any]] = [{"method": method, "guidance_share": 0.5} for method in METHODS]
@@ -256,7 +256,7 @@ def test_skipping_leaves_out_the_noisiest_steps(editor: Editor, evaluated: list[
     assert 0 < missed[1] < missed[0]
 
 
-@pytest.mark.parametrize("method", [method for method in METHODS if method != "edit-friendly"])
+@pytest.mark.parametrize("method", [m for m in METHODS if m not in ("direct", "edit-friendly")])
 def test_refinement_keeps_only_what_improves(editor: Editor, method: str) -> None:
     """Under guidance, a round of refinement leaves no image worse, and helps where there is need."""
     images = [_photograph(seed) for seed in (3, 4, 7)]
@@ -341,7 +341,8 @@ def test_a_negative_prompt_inversion_needs_no_fit_at_any_guidance(editor: Editor
             {"method": "edit-friendly", "refine_iterations": 1},
             "expected no refine_iterations, as its latents are noised",
         ),
-        ({"method": "edit-friendly", "refine_rounds": 1}, "expected no refine_rounds"),
+        ({"method": "edit-friendly", "refine_rounds": 1}, "expected no refine_rounds, as its latents are noised"),
+        ({"method": "direct", "refine_rounds": 1}, "expected no refine_rounds, as it leads back exactly"),
         ({"num_inference_steps": True}, "expected no boolean; got True"),
     ],
 )
