@@ -136,7 +136,7 @@ class Editor:
             RowError: an edit's latents are not finite.
             JobError: a control that the model's family lacks.
             ValueError: a strength outside [-1, 3], a guidance scale outside [0, 30], a share outside [0, 1], a weight
-                outside [-2, 10] or of a word that the prompt lacks.
+                outside [-2, 10] or of a word that the prompt lacks, or a negative prompt at guidance 1.
         """
         deltas = () if isinstance(prompt, str) else tuple(prompt)
         text = prompt if isinstance(prompt, str) else joined(deltas)
@@ -150,6 +150,9 @@ class Editor:
         _check("variation", variation, 0, 1)
         for word, weight in (word_weights or {}).items():
             _check(f"word_weights[{word!r}]", weight, MIN_WEIGHT, MAX_WEIGHT)
+        scales = {of.settings.guidance_scale if guidance_scale is None else guidance_scale for of in inversions}
+        if negative_prompt and 1 in scales:
+            raise ValueError("negative_prompt: expected a guidance scale other than 1; at 1 it has no say")
         if unknown := absent(word_weights or {}, "" if deltas else text):
             raise ValueError(f"word_weights: expected words of the prompt; got {unknown[0]!r}")
         self._warn_of_truncated([*(text for text, _ in deltas or [(text, 1.0)]), negative_prompt])
