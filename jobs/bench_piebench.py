@@ -35,18 +35,13 @@ def piebench(
 ) -> None:
     """The seven metrics of PIE-Bench over its 700 photographs, by editing type and over all."""
     flags = {"model": model, "preset": preset, "method": method, "steps": steps, "batch-size": batch_size}
-    named = {"clip": clip, "dino": dino, "lpips": lpips}
-    exits(
-        lambda: _measure(
-            data, read_config(config, flags), named, limit=limit, given_masks=given_masks, json_file=json_file
-        )
-    )
+    flags |= {"clip": clip, "dino": dino, "lpips": lpips}
+    exits(lambda: _measure(data, read_config(config, flags), limit=limit, given_masks=given_masks, json_file=json_file))
 
 
 def _measure(
     data: str,
     config: JobConfig,
-    weights: dict[str, str | None],
     *,
     limit: int | None,
     given_masks: bool,
@@ -54,12 +49,12 @@ def _measure(
 ) -> int:
     from pipeline.editor import Editor  # torch takes seconds to import
     from pipeline.io.storage import write_bytes
-    from pipeline.quality.perceptual import Perceptual, Weights
+    from pipeline.perceptual import Perceptual
     from pipeline.quality.piebench import Plan, Results, as_markdown, run_piebench
     from pipeline.quality.piebench_data import read_mapping
 
     items = dict(list(read_mapping(data).items())[:limit])
-    learned = Perceptual(Weights(**weights))
+    learned = Perceptual(config.scores)
     for reason in learned.missing.values():
         typer.echo(f"missing: {reason}", err=True)
     editor = Editor.from_pretrained(
@@ -77,7 +72,7 @@ def _measure(
         "inversion": config.inversion.model_dump(mode="json"),
         "edit": config.edit.model_dump(mode="json"),
         "given_masks": given_masks,
-        "weights": {name: None if name in learned.missing else given for name, given in weights.items()},
+        "weights": {name: None if name in learned.missing else given for name, given in config.scores},
     }
 
     def report(results: Results) -> None:

@@ -7,9 +7,10 @@ from rich.console import Console
 from jobs.exits import DONE, INTERRUPTED, SOME_FAILED
 from jobs.log import json_lines, tell_counts, tell_refusals, tell_started
 from jobs.progress import progress
-from jobs.report import closing_lines, empty_lines, refusal_lines
+from jobs.report import closing_lines, empty_lines, missing_lines, refusal_lines
 from pipeline.config import JobConfig
 from pipeline.errors import JobError
+from pipeline.events import tell_missing_scores
 from pipeline.io.run_record import Command, RunRecord, read_record
 from pipeline.io.storage import StorageError, check_writable
 from pipeline.planning import Counts, Plan, left, read_plan
@@ -26,14 +27,16 @@ def run_job(command: Command, config: JobConfig, *, insist: bool = False) -> int
 
 
 def started(command: Command, config: JobConfig) -> Plan:
-    """Read a job's plan, and say which rows are refused.
+    """Read a job's plan, and say which rows are refused and which scores will be missing.
 
     Raises:
         JobError: the job cannot start; or rows are refused, and `skip_invalid` does not say to go on without.
     """
     plan = read_plan(command, config)
     tell_refusals(plan.refusals)
-    lines = () if config.log_json else (*refusal_lines(plan.refusals), *empty_lines(plan))
+    tell_missing_scores(plan.missing_scores)
+    said = (*refusal_lines(plan.refusals), *empty_lines(plan), *missing_lines(plan.missing_scores))
+    lines = () if config.log_json else said
     for line in lines:
         Console(stderr=True).print(line, markup=False, highlight=False, soft_wrap=True)
     if plan.refusals and not config.skip_invalid:

@@ -39,6 +39,9 @@ _FIELDS: Final[Mapping[str, str]] = {
     "variation": "edit.variation",
     "mask": "edit.mask",
     "composite": "edit.composite",
+    "clip": "scores.clip",
+    "dino": "scores.dino",
+    "lpips": "scores.lpips",
     "limit": "limit",
     "sample": "sample",
     "budget-gpu-hours": "budget_gpu_hours",
@@ -56,7 +59,17 @@ _FIELDS: Final[Mapping[str, str]] = {
     "address": "address",
 }
 INVERSION_FLAGS: Final = ("preset", "method", "steps", "guidance-scale", "max-side", "qa-margin", "escalate")
-EDIT_FLAGS: Final = ("hold-structure", "hold-self-attention", "hold-cross-attention", "variation", "mask", "composite")
+EDIT_FLAGS: Final = (
+    "hold-structure",
+    "hold-self-attention",
+    "hold-cross-attention",
+    "variation",
+    "mask",
+    "composite",
+    "clip",
+    "dino",
+    "lpips",
+)
 RUN_FLAGS: Final = (
     "model",
     "lora",

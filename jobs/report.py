@@ -32,6 +32,11 @@ def empty_lines(plan: Plan) -> Iterator[str]:
         yield f"empty: 0 prompt rows in {plan.config.prompts}"
 
 
+def missing_lines(missing: Mapping[str, str]) -> Iterator[str]:
+    """One line per score that weights are named for and that is missing."""
+    yield from (f"missing: {reason}" for reason in missing.values())
+
+
 def closing_lines(plan: Plan, counts: Counts) -> Iterator[str]:
     """What a run did, what was there already, what failed, and where to look."""
     yield f"{counts.inverted} inverted, {counts.edited} edited, {counts.failures} failed"
@@ -41,6 +46,8 @@ def closing_lines(plan: Plan, counts: Counts) -> Iterator[str]:
         yield f"already there: {counts.reused} of {counts.images} inversions, {counts.kept} of {counts.edits} edits"
     for code, count in sorted(counts.codes.items()):
         yield f"failed: {code} × {count}"
+    said = plan.missing_scores
+    yield from missing_lines({name: why for name, why in counts.missing_scores.items() if name not in said})
     if images_and_edits := left(plan, counts):
         images, edits = images_and_edits
         rest = f"{images} images and {edits} edits were not reached; the same command goes on"

@@ -43,6 +43,34 @@ class RowDefaults(Settings):
         return row.model_copy(update={k: v for k, v in self if v is not None and k not in row.model_fields_set})
 
 
+def _without_credentials(value: Any) -> Any:
+    """Refuse what would stand in run.json and in logs."""
+    if any(redacted(uri) != uri for uri in ([value] if isinstance(value, str) else value or ())):
+        raise ValueError("expected no credentials in a URI; they come from the environment")
+    return value
+
+
+class ScoreWeights(Settings):
+    """Where the weights of the networks are that score published pictures; what none are named for is not scored."""
+
+    clip: str | None = Field(
+        None, description="weights of CLIP, a folder or hub id, to score how near pictures are to their prompts"
+    )
+    dino: str | None = Field(
+        None, description="weights of DINO, a folder or hub id, to score how far pictures' structure is from originals'"
+    )
+    lpips: str | None = Field(
+        None, description="torchvision's squeezenet1_1, a folder or file, to score pictures' LPIPS to their originals"
+    )
+
+    _no_credentials = field_validator("clip", "dino", "lpips")(_without_credentials)
+
+    @property
+    def named(self) -> dict[str, str]:
+        """The scores that weights are named for, and which."""
+        return {score: name for score, name in self if name is not None}
+
+
 class JobConfig(Settings):
     """Every option of a run; a YAML file of these names is what `--config` takes."""
 
@@ -68,6 +96,7 @@ class JobConfig(Settings):
     row_defaults: RowDefaults = Field(
         RowDefaults(), description="strength, negative_prompt, guidance_scale and seed of prompt rows that give none"
     )
+    scores: ScoreWeights = ScoreWeights()
     max_side: int = Field(
         0, ge=0, description="side of the square, in pixels, whose area the model works at; 0: the model's own"
     )
@@ -115,13 +144,9 @@ class JobConfig(Settings):
     redact_prompts: bool = Field(False, description="these lines have hashes in place of prompts, and codes alone")
     address: str | None = Field(None, description="Ray cluster to join; none: a local one")
 
-    @field_validator("images", "prompts", "inversions", "output", "model", "address", "allow")
-    @classmethod
-    def _no_credentials(cls, value: Any) -> Any:
-        """Refuse what would stand in run.json and in logs."""
-        if any(redacted(uri) != uri for uri in ([value] if isinstance(value, str) else value or ())):
-            raise ValueError("expected no credentials in a URI; they come from the environment")
-        return value
+    _no_credentials = field_validator("images", "prompts", "inversions", "output", "model", "address", "allow")(
+        _without_credentials
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -34,6 +34,12 @@ def tell(event: str, level: int = logging.INFO, **fields: Any) -> None:
     _EVENTS.log(level, event, extra={"fields": fields})
 
 
+def tell_missing_scores(missing: Mapping[str, str]) -> None:
+    """Tell of scores that weights are named for and that are missing, and why: name → reason."""
+    for score, reason in missing.items():
+        tell("score_missing", logging.WARNING, score=score, reason=reason)
+
+
 def tell_committed(
     inversions: Iterable[Mapping[str, Any]], edits: Iterable[Mapping[str, Any]], failures: Iterable[Mapping[str, Any]]
 ) -> None:

@@ -30,6 +30,7 @@ from pipeline.io.selection import filled_in
 from pipeline.io.uris import canonical
 from pipeline.models.families import FAMILIES, Family, lacking, pipeline_class
 from pipeline.models.loading import model_fingerprint
+from pipeline.models.weights import missing_weights
 from pipeline.records import Edit, PromptRow, Refusal
 from pipeline.settings import Controls, EditSettings
 from pipeline.words import absent
@@ -97,7 +98,10 @@ def _text(prompt: PromptRow, columns: Mapping[str, Any]) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """How many images and edits came out how; adds up over rows. `escalated` ones are among those inverted."""
+    """How many images and edits came out how; adds up over rows. `escalated` ones are among those inverted.
+
+    `missing_scores` has, by score, the first reason why one that weights are named for is missing.
+    """
 
     inverted: int = 0
     escalated: int = 0
@@ -107,11 +111,14 @@ class Counts:
     kept: int = 0
     edits_failed: int = 0
     codes: dict[str, int] = field(default_factory=dict)
+    missing_scores: dict[str, str] = field(default_factory=dict)
 
     def __add__(self, other: Counts) -> Counts:
         codes = dict(Counter(self.codes) + Counter(other.codes))
-        names = [f.name for f in dataclasses.fields(self) if f.name != "codes"]
-        return Counts(**{name: getattr(self, name) + getattr(other, name) for name in names}, codes=codes)
+        missing = other.missing_scores | self.missing_scores
+        names = [f.name for f in dataclasses.fields(self) if f.name not in {"codes", "missing_scores"}]
+        sums = {name: getattr(self, name) + getattr(other, name) for name in names}
+        return Counts(**sums, codes=codes, missing_scores=missing)
 
     @property
     def images(self) -> int:
@@ -138,6 +145,7 @@ class Plan:
             with image_sha256, inversion_key and fitted_scale after the first four.
         refusals: manifest rows that are not valid; `images` and `prompts` are without them.
         edits: how many are asked for, done or not.
+        missing_scores: why a score that weights are named for will be missing, as far as is known before they load.
     """
 
     command: Command
@@ -147,6 +155,7 @@ class Plan:
     refusals: tuple[Refusal, ...]
     fingerprint: str
     edits: int
+    missing_scores: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def output(self) -> str:
@@ -200,6 +209,7 @@ def read_plan(command: Command, config: JobConfig) -> Plan:
         refusals=(*images.refusals, *prompts.refusals, *misfits),
         fingerprint=fingerprint,
         edits=_count(chosen, asked),
+        missing_scores={} if command == "invert" else missing_weights(config.scores),
     )
 
 

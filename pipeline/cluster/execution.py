@@ -13,6 +13,7 @@ from pipeline.cluster.graph import LoadEngine, load_engine, outcomes
 from pipeline.cluster.record import record_end, record_start
 from pipeline.cluster.session import connect
 from pipeline.errors import CODES
+from pipeline.events import tell_missing_scores
 from pipeline.io.artifacts import write_rows
 from pipeline.io.lease import Fence, held
 from pipeline.io.outcomes import committed_edits, committed_inversions, current_failures
@@ -71,8 +72,11 @@ def _run(
     identity = Identity(plan.fingerprint, version("relatent"))
     publish = Publish(config, identity, history, fence)
     metrics.count(counts)
+    told = set(plan.missing_scores)
     for outcome in outcomes(plan, fetch, publish, resources, load):
         metrics.count(outcome)
+        tell_missing_scores({name: why for name, why in outcome.missing_scores.items() if name not in told})
+        told |= outcome.missing_scores.keys()
         counts += outcome
         on_progress(counts)
     return counts

@@ -32,7 +32,10 @@ def record_end(plan: Plan, fence: Fence, counts: Counts) -> None:
         "refused": len(plan.refusals),
         "failures": counts.codes,
     }
-    _write(plan, fence, {"state": "finished", "counts": came_of_it})
+    # A run that had nothing to edit loaded no weights: it repeats what can be known without.
+    missing = counts.missing_scores if counts.edited else plan.missing_scores
+    said = {"missing_scores": dict(missing)} if missing else {}
+    _write(plan, fence, {"state": "finished", "counts": came_of_it, **said})
 
 
 def _write(plan: Plan, fence: Fence, state: dict[str, Any]) -> None:

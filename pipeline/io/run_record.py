@@ -84,11 +84,12 @@ def recorded(config: JobConfig) -> dict[str, Any]:
         "model": _located(config.model),
         "preview_vae": _located(config.preview_vae),
         "lora": [canonical(uri) for uri in config.lora],
+        "scores": {score: _located(name) for score, name in config.scores},
         "allow": [canonical(prefix) for prefix in config.allow],
     }
     return config.model_dump(mode="json") | located
 
 
-def _located(model: str | None) -> str | None:
-    """A model's name may be a folder's, or one of a hub's."""
-    return canonical(model) if model is not None and Path(model).exists() else model
+def _located(name: str | None) -> str | None:
+    """A network's name may be a folder's, or one of a hub's."""
+    return canonical(name) if name is not None and Path(name).exists() else name

@@ -6,7 +6,6 @@ without asking. So the backbone stands here, under torchvision's names, and its 
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
@@ -15,10 +14,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from pipeline.errors import JobError
+from pipeline.models.weights import backbone_file, heads_file
 
 # Which of the backbone's layers are compared, and how many channels each has.
 _TAPS: Final = {1: 64, 4: 128, 7: 256, 9: 384, 10: 384, 11: 512, 12: 512}
-_HEADS: Final = "functional/image/lpips_models/squeeze.pth"
 
 
 class _Fire(nn.Module):
@@ -76,8 +75,8 @@ class Lpips(nn.Module):
             JobError: it is not there or not that network, or torchmetrics, which holds the heads, is not installed.
         """
         network = cls()
-        backbone = {name: t for name, t in _read(_weights_file(path)).items() if name.startswith("features.")}
-        heads = _read(_heads_file())
+        backbone = {name: t for name, t in _read(backbone_file(path)).items() if name.startswith("features.")}
+        heads = _read(heads_file())
         try:
             network.features.load_state_dict({name.removeprefix("features."): t for name, t in backbone.items()})
             for i, head in enumerate(network.heads):
@@ -98,24 +97,6 @@ class Lpips(nn.Module):
                 of_a, of_b = (x / (x.square().sum(dim=1, keepdim=True) + 1e-8).sqrt()).chunk(2)
                 total = total + (heads[i] * (of_a - of_b).square()).sum(dim=1).mean(dim=(1, 2))
         return total
-
-
-def _weights_file(path: str) -> Path:
-    given = Path(path)
-    found = sorted(given.glob("squeezenet1_1*.safetensors")) + sorted(given.glob("squeezenet1_1*.pth"))
-    if given.is_file():
-        return given
-    if not found:
-        raise JobError(f"lpips {path}: expected torchvision's squeezenet1_1 as .safetensors or .pth; got no such file")
-    return found[0]
-
-
-def _heads_file() -> Path:
-    # The package is asked only where it is: importing it takes seconds.
-    package = find_spec("torchmetrics")
-    if package is None or package.origin is None:
-        raise JobError("lpips: torchmetrics is not installed: pip install 'relatent[metrics]'")
-    return Path(package.origin).parent / _HEADS
 
 
 def _read(path: Path) -> dict[str, Tensor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from torch import Tensor
 from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer, ViTModel
 
 from pipeline.errors import JobError
+from pipeline.models.weights import check_named
 
 
 class Clip:
@@ -36,7 +36,7 @@ class Clip:
         read = self._tokenizer([text], truncation=True, max_length=window, return_tensors="pt").to(self._device)
         image = self._model.get_image_features(pixel_values=seen["pixel_values"].to(self._device)).pooler_output
         words = self._model.get_text_features(**read).pooler_output
-        return max(0.0, 100 * float(torch.cosine_similarity(image, words)))
+        return 100 * float(torch.cosine_similarity(image, words).clamp(min=0))  # what is not a number stays that
 
 
 class VisionKeys:
@@ -65,15 +65,14 @@ class VisionKeys:
 
 def _loaded(kind: Any, measure: str, name: str, **options: Any) -> Any:
     """A frozen network from a local folder or a hub id, in float32."""
-    if name.startswith(("/", ".", "~")) and not Path(name).is_dir():
-        raise JobError(f"{measure} {name}: no such folder")
+    check_named(measure, name)
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     try:
         model, info = kind.from_pretrained(
             name, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **options
         )
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+    except Exception as error:  # damaged files raise anything in their readers
         raise JobError(f"{measure} {name}: {_line(error)}") from error
     # What a checkpoint lacks is initialised at random, and would be measured with all the same.
     if info["missing_keys"]:

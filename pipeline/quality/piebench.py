@@ -17,8 +17,8 @@ from pipeline.editor import Editor, published
 from pipeline.errors import RowError
 from pipeline.inversion import Inversion
 from pipeline.io.images import resize
+from pipeline.perceptual import Perceptual
 from pipeline.quality.metrics import SSIM_WINDOW, psnr, ssim
-from pipeline.quality.perceptual import Perceptual
 from pipeline.quality.piebench_data import Case, load_case, parse_entry
 from pipeline.settings import EditSettings, InversionSettings
 from pipeline.synthesis import EditRequest

@@ -20,6 +20,7 @@ from pipeline.io.tensors import unpack
 from pipeline.keys import sha256_hex
 from pipeline.stages.flags import qa_flags
 from pipeline.stages.rows import Made, Order
+from pipeline.stages.scoring import scored
 
 _Pixels = NDArray[np.uint8]
 _Values = NDArray[np.float32]
@@ -33,6 +34,9 @@ class Pictures:
         config: of the job.
         model_fingerprint: which each picture names.
         fence: the right to write there.
+
+    Attributes:
+        missing_scores: why scores of what was written are missing that weights are named for: "clip" and so on → why.
     """
 
     def __init__(self, row: Made, config: JobConfig, model_fingerprint: str, fence: Fence) -> None:
@@ -43,6 +47,7 @@ class Pictures:
         self._photo = None if row["original"] is None else decode(row["original"], config.max_pixels)
         self._inversion: dict[str, Any] = json.loads(row["inversion"])
         self._truncated: list[bool] = json.loads(row["truncated"])
+        self.missing_scores: dict[str, str] = {}
 
     def write(self, i: int, order: Order) -> dict[str, Any]:
         """Write the picture of edit `i`, which is `order` → its row, with what is doubtful about it."""
@@ -80,6 +85,7 @@ class Pictures:
             "vae_psnr": self._inversion["vae_psnr"],
             "converged": self._inversion["converged"],
             "escalated": self._inversion["escalated"],
+            **self._scores(pixels, edit.prompt),
             "seconds": self._row["seconds"],
             "carried": self._row.get("carried"),
         }
@@ -98,6 +104,12 @@ class Pictures:
             return pixels, None, _background_psnr(resize(original, (width, height)), pixels, mask)
         pixels = composite_pixels(torch.from_numpy(original), edited, reconstruction, mask).numpy()
         return pixels, self._photo.alpha, _background_psnr(original, pixels, mask)
+
+    def _scores(self, pixels: _Pixels, prompt: str) -> dict[str, float | None]:
+        original = None if self._photo is None else self._photo.pixels
+        scores, missing = scored(self._config.scores, pixels, prompt, original)
+        self.missing_scores = missing | self.missing_scores
+        return scores
 
     def _provenance(self, order: Order) -> dict[str, str]:
         edit = order.edit

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -38,6 +38,7 @@ class _Part:
 
     edits: list[dict[str, Any]] = field(default_factory=list)
     failures: list[FailedRow] = field(default_factory=list)
+    missing_scores: Mapping[str, str] = field(default_factory=dict)
 
 
 class Publish:
@@ -97,6 +98,7 @@ class Publish:
             except Exception as error:  # noqa: BLE001 - whatever is wrong with an edit costs that edit
                 failure = Failure.of(_as_row_error(error), row["image_id"], order.edit)
                 part.failures.append(FailedRow(failure, row["image_uri"], order.key, edits=1))
+        part.missing_scores = pictures.missing_scores
         return part
 
     def _inversion(self, row: Made, now: datetime) -> dict[str, Any]:
@@ -181,4 +183,5 @@ def _counts(row: Made, part: _Part) -> Counts:
         kept=row["kept"],
         edits_failed=sum(f.edits for f in part.failures),
         codes=dict(Counter(f.failure.code for f in part.failures)),
+        missing_scores=dict(part.missing_scores),
     )

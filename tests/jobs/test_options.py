@@ -59,7 +59,7 @@ def test_prefixes_may_be_several() -> None:
         "https://topsecret@host/images.csv",
     ],
 )
-@pytest.mark.parametrize("option", ["images", "output", "model", "allow"])
+@pytest.mark.parametrize("option", ["images", "output", "model", "allow", "clip"])
 def test_credentials_do_not_belong_in_options(uri: str, option: str) -> None:
     """They would stand in run.json: refused, without being repeated."""
     with pytest.raises(JobError, match="environment") as caught:

@@ -14,17 +14,18 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from typer.testing import CliRunner
 
 from jobs.bench import bench
+from pipeline.config import ScoreWeights
 from pipeline.demo.render import changed_mask, render
 from pipeline.demo.scene import Scene, caption, random_scene
 from pipeline.editor import Editor
 from pipeline.errors import JobError, RowError
 from pipeline.io.storage import join, write_bytes
+from pipeline.perceptual import Perceptual
 from pipeline.quality.metrics import PERFECT_DB
-from pipeline.quality.perceptual import Perceptual, Weights
 from pipeline.quality.piebench import METRICS, Plan, Results, as_markdown, run_piebench, score
 from pipeline.quality.piebench_data import Case, Entry, decode_mask, load_case, parse_entry, read_mapping
 from pipeline.settings import EditSettings, InversionSettings
-from tests.quality.networks import save_clip, save_dino, save_squeezenet
+from tests.networks import save_clip, save_networks
 from tests.small_model import save_small_model
 
 SIDE: Final = 64
@@ -41,8 +42,7 @@ PLAN: Final = Plan(
 def learned(tmp_path_factory: pytest.TempPathFactory) -> Perceptual:
     """All learned measures, of small networks."""
     home = tmp_path_factory.mktemp("weights")
-    folders = save_clip(home / "clip"), save_dino(home / "dino"), save_squeezenet(home / "lpips")
-    return Perceptual(Weights(*map(str, folders)), "cpu")
+    return Perceptual(save_networks(home), "cpu")
 
 
 @pytest.fixture(scope="module")
@@ -223,7 +223,7 @@ def test_a_mask_over_everything_leaves_no_background(learned: Perceptual) -> Non
 
 def test_without_weights_learned_metrics_are_missing() -> None:
     """None in the figures, a word in the table, and the reason beside them; never zero."""
-    nothing = Perceptual(Weights(), "cpu")
+    nothing = Perceptual(ScoreWeights(), "cpu")
     case = _case()
     results = Results({"0": ("6", score(case.image, case, nothing))})
     figures = results.as_json(nothing.missing)
@@ -272,7 +272,7 @@ def test_a_given_mask_bounds_the_edit(editor: Editor) -> None:
     """Inside an all but empty mask next to nothing may change; the engine's own mask is larger."""
     folder = "memory://piebench-masks"
     item = _data_set(folder)["000000000000"] | {"mask": []}
-    nothing = Perceptual(Weights(), "cpu")
+    nothing = Perceptual(ScoreWeights(), "cpu")
     background = {}
     for given in (False, True):
         plan = Plan(PLAN.inversion, PLAN.edit, given, PLAN.batch_size, PLAN.max_pixels)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +9,10 @@ import torch
 import torchmetrics.functional.image.lpips as reference_lpips
 from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer, ViTModel
 
+from pipeline.config import ScoreWeights
 from pipeline.models.lpips import squeezenet_features
-from pipeline.quality.perceptual import Perceptual, Weights
-from tests.quality.networks import save_clip, save_dino, save_squeezenet
+from pipeline.perceptual import Perceptual
+from tests.networks import save_networks
 
 TEXT = "a photo of a red mug on a wooden table"
 
@@ -19,16 +21,14 @@ TEXT = "a photo of a red mug on a wooden table"
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights of all three networks."""
     home = tmp_path_factory.mktemp("weights")
-    save_clip(home / "clip")
-    save_dino(home / "dino")
-    save_squeezenet(home / "lpips")
+    save_networks(home)
     return home
 
 
 @pytest.fixture(scope="module")
 def learned(folder: Path) -> Perceptual:
     """All measures."""
-    found = Perceptual(Weights(*(str(folder / name) for name in ("clip", "dino", "lpips"))), "cpu")
+    found = Perceptual(ScoreWeights(**{name: str(folder / name) for name in ("clip", "dino", "lpips")}), "cpu")
     assert found.missing == {}
     return found
 
@@ -57,7 +57,7 @@ def test_lpips_reads_safetensors_as_well(learned: Perceptual, folder: Path, tmp_
     from safetensors.torch import save_file
 
     save_file(torch.load(folder / "lpips" / "squeezenet1_1-b8a52dc0.pth"), tmp_path / "squeeze.safetensors")
-    other = Perceptual(Weights(lpips=str(tmp_path / "squeeze.safetensors")), "cpu")
+    other = Perceptual(ScoreWeights(lpips=str(tmp_path / "squeeze.safetensors")), "cpu")
     assert other.lpips(*_pictures()) == learned.lpips(*_pictures())
 
 
@@ -112,7 +112,7 @@ def test_equal_pictures_have_no_distance(learned: Perceptual) -> None:
 def test_what_no_weights_are_named_for_is_none() -> None:
     """Missing is not zero, and the reason is there."""
     a, b = _pictures()
-    nothing = Perceptual(Weights(), "cpu")
+    nothing = Perceptual(ScoreWeights(), "cpu")
     assert (nothing.lpips(a, b), nothing.structure_distance(a, b), nothing.clip_similarity(a, TEXT)) == (None,) * 3
     assert nothing.missing == {name: f"{name}: no weights named" for name in ("clip", "dino", "lpips")}
 
@@ -123,11 +123,15 @@ def test_weights_that_cannot_be_used_are_missing_with_one_line(
     """Absent folders, damaged files and another network's weights are never measured with."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     (tmp_path / "squeezenet1_1.pth").write_bytes(b"not a network")
+    for name in ("clip", "dino"):
+        shutil.copytree(folder / name, tmp_path / name)
+        (tmp_path / name / "model.safetensors").write_bytes(b"not a network")
     torch.save({"features.0.weight": torch.zeros(1)}, tmp_path / "other.pth")
     weights = [
-        Weights(str(tmp_path / "nowhere"), str(folder / "clip"), str(tmp_path)),
-        Weights(str(tmp_path), str(tmp_path), str(tmp_path / "other.pth")),
-        Weights(lpips=str(tmp_path / "nowhere")),
+        ScoreWeights(clip=str(tmp_path / "nowhere"), dino=str(folder / "clip"), lpips=str(tmp_path)),
+        ScoreWeights(clip=str(tmp_path), dino=str(tmp_path), lpips=str(tmp_path / "other.pth")),
+        ScoreWeights(clip=str(tmp_path / "clip"), dino=str(tmp_path / "dino"), lpips=str(tmp_path / "nowhere")),
+        ScoreWeights(lpips=str(tmp_path / "nowhere")),
     ]
     for named in weights:
         missing = Perceptual(named, "cpu").missing
@@ -137,6 +141,6 @@ def test_weights_that_cannot_be_used_are_missing_with_one_line(
 
 def test_without_torchmetrics_lpips_is_missing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The heads come with that package; the reason says how to install it."""
-    monkeypatch.setattr("pipeline.models.lpips.find_spec", lambda name: None)
-    missing = Perceptual(Weights(lpips=str(folder / "lpips")), "cpu").missing
+    monkeypatch.setattr("pipeline.models.weights.find_spec", lambda name: None)
+    missing = Perceptual(ScoreWeights(lpips=str(folder / "lpips")), "cpu").missing
     assert "pip install 'relatent[metrics]'" in missing["lpips"]

@@ -7,11 +7,22 @@ from pathlib import Path
 import torch
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, ViTConfig, ViTModel
 
+from pipeline.config import ScoreWeights
 from pipeline.demo.scene import caption_words
 from pipeline.models.catalogue import new_tokenizer
 from pipeline.models.lpips import squeezenet_features
 
 _SIZES = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+
+
+def save_networks(home: Path) -> ScoreWeights:
+    """All three, in folders of their names."""
+    folders = {
+        "clip": save_clip(home / "clip"),
+        "dino": save_dino(home / "dino"),
+        "lpips": save_squeezenet(home / "lpips"),
+    }
+    return ScoreWeights(**{name: str(folder) for name, folder in folders.items()})
 
 
 def save_clip(folder: Path) -> Path:

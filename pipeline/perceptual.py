@@ -6,7 +6,6 @@ Weights are the user's to name. What cannot be measured is None, with the reason
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Final, TypeVar
 
 import numpy as np
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from pipeline.config import ScoreWeights
 from pipeline.errors import JobError
 from pipeline.models.lpips import Lpips
 from pipeline.models.vision import Clip, VisionKeys
@@ -29,15 +29,6 @@ _STD: Final = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
 _LONGEST: Final = 480 / 224
 
 
-@dataclass(frozen=True, slots=True)
-class Weights:
-    """Where the networks' weights are: folders or hub ids; LPIPS's a folder or a file."""
-
-    clip: str | None = None
-    dino: str | None = None
-    lpips: str | None = None
-
-
 class Perceptual:
     """The learned measures that there are weights for.
 
@@ -45,7 +36,7 @@ class Perceptual:
         missing: why a measure is None: "clip", "dino" or "lpips" → one line.
     """
 
-    def __init__(self, weights: Weights, device: str | None = None) -> None:
+    def __init__(self, weights: ScoreWeights, device: str | None = None) -> None:
         chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self._device = chosen
         missing: dict[str, str] = {}
