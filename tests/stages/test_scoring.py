@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -106,6 +107,29 @@ def test_without_composite_the_original_is_resized_where_it_is_there(
     counts = Job(output, StandInEditor(), [more], **config).run([asked])
     assert (counts.edited, counts.failures, counts.missing_scores.keys()) == (1, 0, {"dino", "lpips"})
     assert all("originals" in reason for reason in counts.missing_scores.values())
+
+
+def test_threads_share_the_networks(weights: ScoreWeights, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are loaded once, and each picture has the scores that it has alone."""
+    rng = np.random.default_rng(0)
+    loaded: list[ScoreWeights] = []
+
+    class Counted(Perceptual):
+        def __init__(self, weights: ScoreWeights, device: str) -> None:
+            loaded.append(weights)
+            super().__init__(weights, device)
+
+    monkeypatch.setattr("pipeline.perceptual.Perceptual", Counted)
+    scoring._learned.cache_clear()
+    pictures = list(rng.integers(0, 256, (24, 48, 32, 3), np.uint8))
+
+    def score(picture: np.ndarray) -> dict[str, float | None]:
+        return scored(weights, picture, PROMPT, pictures[0])[0]
+
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(score, pictures))
+    assert together == list(map(score, pictures))
+    assert loaded == [weights]
 
 
 def test_large_pictures_are_looked_at_smaller(
