@@ -66,7 +66,7 @@ def outcomes(plan: Plan, fetch: Fetch, publish: Publish, resources: Resources, l
     run_id = uuid.uuid4().hex
     row_seconds = config.row_seconds or resources.row_seconds
     asked = asked_table(plan.images, of_artifacts=plan.command == "edit")
-    fetched, made = schema_of(Fetched, asked.schema), part_schema(schema_of(Made, asked.schema))
+    fetched, made = (part_schema(schema_of(row, asked.schema)) for row in (Fetched, Made))
     dataset = (
         ray.data.from_arrow(_blocks(asked, config.batch_size))
         .map_batches(
@@ -78,8 +78,9 @@ def outcomes(plan: Plan, fetch: Fetch, publish: Publish, resources: Resources, l
         .map_batches(
             _EngineActor,
             fn_constructor_args=(config, resources.device, row_seconds, made, deadline, run_id, load),
+            # Those that no node has room for wait for one that joins, while the others work.
             compute=ray.data.ActorPoolStrategy(size=config.actors),
-            batch_size=config.batch_size,
+            batch_size=1,  # a row is a batch of ours
             batch_format="pyarrow",
             num_gpus=resources.num_gpus,
             num_cpus=resources.num_cpus,
@@ -117,11 +118,11 @@ def _configure() -> None:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    # The same rows then share the engine's batches in every run, and so round in the same way.
-    context.execution_options.preserve_order = True
+    # A batch may wait for its actor, whose node is gone, until another has a GPU to spare: others must not wait for it.
+    context.execution_options.preserve_order = False
     context.raise_original_map_exception = True
     # Ray collects what a task yields into blocks of this many bytes, which reach the next stage when they are full. A
-    # block of one byte is full with one row: with a fetched image, or with a part of a batch's results.
+    # block of one byte is full with one row: with a fetched batch, or with a part of its results.
     context.target_max_block_size = 1
     context.execution_no_progress_timeout_s = _NO_PROGRESS_SECONDS
     # An actor loads its model with its first rows, so one that dies before them was killed: by a spot machine's end.
@@ -140,7 +141,8 @@ def _fetching(
 ) -> Callable[[pa.Table], Iterator[pa.Table]]:
     """Fetching as a function of tables. It is stored once: its indexes may be large, and workers share them.
 
-    What needs nothing is found in a whole table at once; the rest is fetched, and handed on, batch by batch.
+    What needs nothing is found in a whole table at once; the rest is fetched, and handed on, batch by batch. The same
+    rows then share the engine's batches in every run, and so round in the same way.
     """
     stored = ray.put(fetch)
 
@@ -157,10 +159,10 @@ def _fetching(
             # A table for each batch, whatever comes of it: should this process die, Ray drops as many of those that
             # the next one hands on as it has from this one.
             batch = fetched(fetch, others[start : start + batch_size])
-            yield to_table(fetch.with_done_rows_as_one([*idle, *batch]), schema)
+            yield to_table([{PART: fetch.with_done_rows_as_one([*idle, *batch])}], schema)
             idle = []
         if idle:
-            yield to_table(idle, schema)
+            yield to_table([{PART: idle}], schema)
 
     def fetched(fetch: Fetch, rows: list[Asked]) -> list[Fetched]:
         with metrics.stage("fetch"), attempt(run_id, "fetch", [row["image_id"] for row in rows]) as deaths:
@@ -223,7 +225,10 @@ class _EngineActor:
         return self._load(self._config, self._device, self._row_seconds, apart=apart)
 
     def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
-        rows = cast("list[Fetched]", table.to_pylist())
+        for batch in cast("list[list[Fetched]]", table[PART].to_pylist()):
+            yield from self._parts(batch)
+
+    def _parts(self, rows: list[Fetched]) -> Iterator[pa.Table]:
         work = [row for row in rows if row["status"] == "work"]
         idle = [passed_on(row) for row in rows if row["status"] != "work"]
         if idle:

@@ -9,7 +9,7 @@ from typing import Any, Final, get_args, get_type_hints
 import pyarrow as pa
 
 _TYPES: Final = {str: pa.string(), bytes: pa.large_binary(), int: pa.int64(), bool: pa.bool_(), float: pa.float64()}
-# The column of a part's rows.
+# The column of the rows of a batch, or of a part of its results.
 PART: Final = "part"
 _OF_IMAGES: Final = ("image_id", "image_uri", "source_prompt", "mask_uri")
 _OF_ARTIFACTS: Final = ("image_sha256", "inversion_key", "fitted_scale")
@@ -50,7 +50,7 @@ def _type(hint: Any) -> pa.DataType:
 
 
 def part_schema(rows: pa.Schema) -> pa.Schema:
-    """The schema of a table with one row for each part of a batch's results."""
+    """The schema of a table with one row for each batch, or for each part of its results."""
     return pa.schema([pa.field(PART, pa.list_(pa.struct(list(rows))))])
 
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from pipeline.cluster import graph
 from pipeline.cluster.session import Resources
+from pipeline.cluster.tables import PART, part_schema, to_table
 from pipeline.config import JobConfig
 from pipeline.planning import Counts
 from tests.small_job import photograph, write_inputs
@@ -32,8 +33,8 @@ def test_a_spent_budget_ends_a_run_and_the_next_one_goes_on(
 
 def test_what_is_in_the_works_is_handed_on() -> None:
     """An actor whose time runs out over a batch hands on the part that it has in hand, and begins no other."""
-    schema = pa.schema([("image_id", pa.string()), ("status", pa.string()), ("inversion", pa.string())])
-    parts = pa.schema([("part", pa.list_(pa.struct(schema)))])
+    row = pa.schema([("image_id", pa.string()), ("status", pa.string()), ("inversion", pa.string())])
+    parts = part_schema(row)
     actor = graph._EngineActor(JobConfig(), None, None, parts, time.time() + 0.2, "run")
 
     def engine(rows: list[Any]) -> Iterator[list[Any]]:
@@ -42,7 +43,7 @@ def test_what_is_in_the_works_is_handed_on() -> None:
             yield rows
 
     actor.__dict__["_engine"] = engine
-    batch = pa.table({"image_id": ["a"], "status": ["work"], "inversion": [None]}, schema=schema)
+    batch = to_table([{PART: [{"image_id": "a", "status": "work", "inversion": None}]}], parts)
     assert len(list(actor(batch))) == 2
     assert list(actor(batch)) == []
 

@@ -15,12 +15,14 @@ import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
+from ray._private import ray_constants
 
 from jobs.options import read_config
 from tests.infra.rayjob_schema import SCHEMA
 from tests.infra.rendering import documents, render
 
 KUBERNETES = "1.34"
+DRAIN_SECONDS = "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +107,17 @@ def test_the_head_is_safe_and_spot_comes_first(rayjob: dict[str, Any]) -> None:
         assert container["resources"]["limits"]["nvidia.com/gpu"] == groups[name]["rayStartParams"]["num-gpus"] == "1"
 
 
+def test_gpu_nodes_that_are_told_to_end_have_time_for_what_is_in_hand(rayjob: dict[str, Any]) -> None:
+    """Ray knows the setting by this name, and lets go before Kubernetes kills; both before a spot machine is gone."""
+    assert hasattr(ray_constants, DRAIN_SECONDS)
+    for name, spec in pod_specs(rayjob):
+        for container in spec["containers"]:
+            for setting in container.get("env", []):
+                assert 30 < float(setting["value"]) < spec["terminationGracePeriodSeconds"] < 120
+                assert name in {"gpu-spot", "gpu"}
+    assert [name for name, spec in pod_specs(rayjob) if "env" in spec["containers"][0]] == ["gpu-spot", "gpu"]
+
+
 def test_nothing_runs_as_root_or_carries_keys(nightly: dict[str, dict[str, Any]], rayjob: dict[str, Any]) -> None:
     """Every pod is a plain user without capabilities, and no object holds a secret or an environment of keys."""
     trigger = nightly["CronJob/shop"]["spec"]["jobTemplate"]["spec"]["template"]["spec"]
@@ -113,7 +126,7 @@ def test_nothing_runs_as_root_or_carries_keys(nightly: dict[str, dict[str, Any]]
         for container in spec["containers"]:
             assert container["securityContext"]["allowPrivilegeEscalation"] is False, name
             assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}, name
-            assert "env" not in container, name
+            assert {one["name"] for one in container.get("env", [])} <= {DRAIN_SECONDS}, name
     assert not [name for name in nightly if name.startswith("Secret/")]
     role = nightly["ServiceAccount/shop"]["metadata"]["annotations"]["eks.amazonaws.com/role-arn"]
     assert role.startswith("arn:aws:iam::")

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any, Final
 from unittest.mock import patch
 
+from ray._private.node import Node
 from ray.cluster_utils import Cluster
 
 from pipeline.cluster.execution import execute
+from pipeline.cluster.graph import LoadEngine, load_engine
 from pipeline.config import JobConfig
 from pipeline.planning import read_plan
 from tests.kills.points import environment, install
@@ -37,23 +39,23 @@ class Killing:
     cluster: Cluster
     kills: Path
 
-    def add_node(self) -> None:
-        """One more raylet."""
+    def add_node(self, num_gpus: int = 0) -> Node:
+        """One more raylet; its GPUs need not be there."""
         with patch.dict(os.environ, self._environment()):
-            self.cluster.add_node(num_cpus=_CPUS, object_store_memory=_OBJECT_STORE)
+            return self.cluster.add_node(num_cpus=_CPUS, num_gpus=num_gpus, object_store_memory=_OBJECT_STORE)
 
-    def start(self, **config: Any) -> BaseProcess:
+    def start(self, load: LoadEngine = load_engine, **config: Any) -> BaseProcess:
         """Start a driver of `relatent run`."""
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([__name__])
         config = {"address": self.cluster.address, **config}
-        process = context.Process(target=_drive, args=(self.kills, config), daemon=True)
+        process = context.Process(target=_drive, args=(self.kills, config, load), daemon=True)
         process.start()
         return process
 
-    def run(self, **config: Any) -> int:
+    def run(self, load: LoadEngine = load_engine, **config: Any) -> int:
         """The exit code of a driver: negative if it was killed."""
-        process = self.start(**config)
+        process = self.start(load, **config)
         process.join(600)
         assert process.exitcode is not None, "the driver hangs"
         return process.exitcode
@@ -80,7 +82,7 @@ def killing(kills: Path, nodes: int) -> Iterator[Killing]:
         cluster.shutdown()
 
 
-def _drive(kills: Path, config: Mapping[str, Any]) -> None:
+def _drive(kills: Path, config: Mapping[str, Any], load: LoadEngine) -> None:
     (kills / "driver").write_text(str(os.getpid()), encoding="ascii")
     install(kills)
-    execute(read_plan("run", JobConfig(**config)), lambda counts: None)
+    execute(read_plan("run", JobConfig(**config)), lambda counts: None, load=load)
