@@ -275,7 +275,8 @@ def published(synthesis: Synthesis, original: Pixels | None, settings: EditSetti
         return to_bytes(edited).numpy()
     if original is None:
         raise JobError("composite: expected the inversion's original image; got none (composite='none' needs none)")
-    return composite_pixels(torch.from_numpy(original), edited, reconstruction, mask).numpy()
+    whole = torch.from_numpy(original)
+    return composite_pixels(whole, edited, reconstruction, mask, keeps_shape=synthesis.keeps_shape).numpy()
 
 
 def _grouped(kinds: Sequence[Any], run: Callable[[list[int]], list[_T]]) -> list[_T]:

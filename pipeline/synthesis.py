@@ -59,13 +59,15 @@ class EditRequest:
 class Synthesis:
     """One edit at the working size: pictures (h, w, 3) and mask (h, w), float32 in [0, 1].
 
-    `truncated` says that the model's text window does not hold all of a prompt, be it the target, source or negative.
+    `truncated` says that the model's text window does not hold all of a prompt, be it the target, source or negative;
+    `keeps_shape` whether the edit holds the photograph's structure.
     """
 
     edited: Values
     reconstruction: Values
     mask: Values
     truncated: bool = False
+    keeps_shape: bool = True
 
 
 def edit_batch(
@@ -96,7 +98,10 @@ def edit_batch(
     edited = model.decode_latents(z_0).cpu()
     over_pixels = torch.ones_like(edited[:, :1]) if mask is None else _upsampled(mask.cpu(), edited.shape[-2:])
     return [
-        _synthesis(e, r, m, truncated=_truncated(model, of, request))
+        replace(
+            _synthesis(e, r, m, truncated=_truncated(model, of, request)),
+            keeps_shape=settings.controls(request).hold_structure > 0,
+        )
         if bool(z.isfinite().all() and e.isfinite().all())
         else RowError("non_finite", f"edit {request.prompt!r}: expected finite values; got NaN or infinity")
         for e, r, m, z, of, request in zip(edited, reconstruction, over_pixels, z_0, inversions, requests, strict=True)

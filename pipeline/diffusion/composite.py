@@ -13,6 +13,10 @@ from torch import Tensor
 # shares of the edit's own largest, since whatever an edit does, the rest of the picture drifts along a little ...
 _UNCHANGED: Final = 0.20
 _CHANGED: Final = 0.40
+# Where another object takes the place of one, what both have in common is the new one's, too: kept from the original,
+# it would lie across it as a line.
+_UNCHANGED_SHAPE: Final = 0.10
+_CHANGED_SHAPE: Final = 0.30
 # ... and at least, in [0, 1] of a channel, where an edit does next to nothing.
 _UNCHANGED_AT_LEAST: Final = 0.03
 _CHANGED_AT_LEAST: Final = 0.08
@@ -22,7 +26,9 @@ _WITHIN: Final = 0.5
 _DETAIL_REACH: Final = 0.20
 
 
-def composite(original: Tensor, edited: Tensor, reconstruction: Tensor, mask: Tensor) -> Tensor:
+def composite(
+    original: Tensor, edited: Tensor, reconstruction: Tensor, mask: Tensor, *, keeps_shape: bool = True
+) -> Tensor:
     """Put an edit made at the model's size into the original at its own size.
 
     Outside the mask, and where the edit equals the reconstruction, the result *is* the original: there
@@ -35,13 +41,15 @@ def composite(original: Tensor, edited: Tensor, reconstruction: Tensor, mask: Te
         edited: (3, h, w) in [0, 1], at the model's working size.
         reconstruction: what the model makes of the unedited latents; as `edited`.
         mask: (1, h, w) in [0, 1]; 1 may change.
+        keeps_shape: whether the edit holds the original's shapes. One that does not takes none of its detail.
 
     Returns:
         (3, H, W) in [0, 1].
     """
     departure = (edited - reconstruction).abs().amax(dim=0, keepdim=True)
     largest = _largest(departure, mask)
-    low, high = max(_UNCHANGED * largest, _UNCHANGED_AT_LEAST), max(_CHANGED * largest, _CHANGED_AT_LEAST)
+    shares = (_UNCHANGED, _CHANGED) if keeps_shape else (_UNCHANGED_SHAPE, _CHANGED_SHAPE)
+    low, high = max(shares[0] * largest, _UNCHANGED_AT_LEAST), max(shares[1] * largest, _CHANGED_AT_LEAST)
     size = original.shape[-2:]
     # In a larger original an edge may lie anywhere within a pixel of the working size: unless that whole pixel acts, a
     # fringe of the old colour stays along it.
@@ -50,11 +58,13 @@ def composite(original: Tensor, edited: Tensor, reconstruction: Tensor, mask: Te
     detail = torch.exp(-((_smooth(departure) / _DETAIL_REACH) ** 2))
     edited, reconstruction = _resize(edited, size), _resize(reconstruction, size)
     acting, detail = _resize(acting, size), _resize(detail, size)
-    changed = edited + detail * (original - reconstruction)
+    changed = edited + detail * (original - reconstruction) if keeps_shape else edited
     return torch.where(acting > 0, original + acting * (changed - original), original).clamp(0, 1)
 
 
-def composite_pixels(original: Tensor, edited: Tensor, reconstruction: Tensor, mask: Tensor) -> Tensor:
+def composite_pixels(
+    original: Tensor, edited: Tensor, reconstruction: Tensor, mask: Tensor, *, keeps_shape: bool = True
+) -> Tensor:
     """As `composite`, over pictures as they are stored.
 
     Args:
@@ -62,12 +72,14 @@ def composite_pixels(original: Tensor, edited: Tensor, reconstruction: Tensor, m
         edited: float32 (h, w, 3) in [0, 1].
         reconstruction: as `edited`.
         mask: float32 (h, w) in [0, 1].
+        keeps_shape: as there.
 
     Returns:
         uint8 (H, W, 3).
     """
     planes = original.permute(2, 0, 1).float() / 255
-    result = composite(planes, edited.permute(2, 0, 1), reconstruction.permute(2, 0, 1), mask[None])
+    edited, reconstruction = edited.permute(2, 0, 1), reconstruction.permute(2, 0, 1)
+    result = composite(planes, edited, reconstruction, mask[None], keeps_shape=keeps_shape)
     return to_bytes(result.permute(1, 2, 0))
 
 

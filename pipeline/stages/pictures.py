@@ -52,13 +52,13 @@ class Pictures:
     def write(self, i: int, order: Order) -> dict[str, Any]:
         """Write the picture of edit `i`, which is `order` → its row, with what is doubtful about it."""
         edit, mask = order.edit, self._made["mask"][i]
-        pixels, alpha, background_psnr = self._composited(i)
+        controls = self._config.edit.controls(edit)
+        pixels, alpha, background_psnr = self._composited(i, keeps_shape=controls.hold_structure > 0)
         data = encode_png(pixels, alpha, self._provenance(order))
         uri = picture_uri(self._fence.output, self._row["image_id"], edit.edit_id, edit.strength)
         self._fence.check()
         write_bytes(uri, data)
         fitted = json.loads(self._inversion["settings"])["guidance_scale"]
-        controls = self._config.edit.controls(edit)
         row = {
             "edit_key": order.key,
             "image_id": self._row["image_id"],
@@ -92,7 +92,7 @@ class Pictures:
         kind = self._config.edit.of(edit.settings).mask
         return row | {"qa_flags": qa_flags(row, self._config.qa_margin, kind, truncated=self._truncated[i])}
 
-    def _composited(self, i: int) -> tuple[_Pixels, _Pixels | None, float | None]:
+    def _composited(self, i: int, *, keeps_shape: bool) -> tuple[_Pixels, _Pixels | None, float | None]:
         """The picture, its transparency, and how far it is from the original outside the mask, in dB."""
         edited, reconstruction, mask = (self._made[name][i] for name in ("edited", "reconstruction", "mask"))
         if self._photo is None:
@@ -102,7 +102,9 @@ class Pictures:
             pixels = to_bytes(edited).numpy()
             height, width = pixels.shape[:2]
             return pixels, None, _background_psnr(resize(original, (width, height)), pixels, mask)
-        pixels = composite_pixels(torch.from_numpy(original), edited, reconstruction, mask).numpy()
+        pixels = composite_pixels(
+            torch.from_numpy(original), edited, reconstruction, mask, keeps_shape=keeps_shape
+        ).numpy()
         return pixels, self._photo.alpha, _background_psnr(original, pixels, mask)
 
     def _scores(self, pixels: _Pixels, prompt: str) -> dict[str, float | None]:

@@ -119,6 +119,23 @@ def test_what_drifts_along_with_an_edit_stays_the_original() -> None:
     assert not torch.allclose(alone[:, :, 13:], original[:, :, 13:], atol=0.01)
 
 
+def test_a_new_object_shows_nothing_of_the_old_one() -> None:
+    """Where shapes are not held, a small departure is the edit as well, without the original's detail."""
+    reconstruction = torch.full((3, 32, 32), 0.3)
+    original = reconstruction + 0.05 * _random(0, 3, 32, 32)
+    edited = reconstruction.clone()
+    edited[:, 4:28, 4:28] += 0.17
+    edited[:, 4:28, 16:28] += 0.33
+    near, everywhere = (slice(None), slice(8, 24), slice(8, 12)), torch.ones(1, 32, 32)
+    held, replaced = (
+        composite(original, edited, reconstruction, everywhere, keeps_shape=keeps) for keeps in (True, False)
+    )
+    torch.testing.assert_close(replaced[near], edited[near])
+    assert float((held[near] - edited[near]).abs().mean()) > 0.02
+    outside = (slice(None), slice(None), slice(30, 32))
+    assert torch.equal(replaced[outside], original[outside])
+
+
 def test_an_edit_reaches_over_the_edge_of_its_pixels_in_a_larger_original() -> None:
     """A pixel of the working size next to an edited one acts in a larger original, and not in one of its own size."""
     reconstruction, edited = torch.full((3, 16, 16), 0.5), torch.full((3, 16, 16), 0.5)
