@@ -49,7 +49,8 @@ class Killing:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([__name__])
         config = {"address": self.cluster.address, **config}
-        process = context.Process(target=_drive, args=(self.kills, config, load), daemon=True)
+        # The server may have been started before the environment was what it is now.
+        process = context.Process(target=_drive, args=(self.kills, config, load, dict(os.environ)), daemon=True)
         process.start()
         return process
 
@@ -82,7 +83,8 @@ def killing(kills: Path, nodes: int) -> Iterator[Killing]:
         cluster.shutdown()
 
 
-def _drive(kills: Path, config: Mapping[str, Any], load: LoadEngine) -> None:
+def _drive(kills: Path, config: Mapping[str, Any], load: LoadEngine, environment: Mapping[str, str]) -> None:
+    os.environ.update(environment)
     (kills / "driver").write_text(str(os.getpid()), encoding="ascii")
     install(kills)
     execute(read_plan("run", JobConfig(**config)), lambda counts: None, load=load)
