@@ -159,7 +159,7 @@ def test_a_killed_driver_loses_and_doubles_nothing(job: Mapping[str, Any]) -> No
 def test_an_interrupted_job_exits_with_130(job: Mapping[str, Any]) -> None:
     """Ctrl-C keeps what is committed, and says that the same command does the rest."""
     # Publishing begins while the engine goes on: long enough to be interrupted on any machine.
-    words = command("run", *flags({**job, "steps": 900}))
+    words = command("run", *flags({**job, "steps": 450}))
     with subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True) as driver:
         for _ in _until(driver):
             if table_files(Path(job["output"]), "inversions"):
