@@ -38,6 +38,14 @@ class RowDefaults(Settings):
     guidance_scale: float | None = Field(None, ge=0, le=MAX_GUIDANCE)
     seed: int | None = Field(None, ge=0, lt=2**63)
 
+    @field_validator("strength")
+    @classmethod
+    def _each_once(cls, value: Any) -> Any:
+        """Refuse a strength that is given twice, as prompt rows do: both would be one output."""
+        if isinstance(value, tuple) and len(set(value)) < len(value):
+            raise ValueError(f"expected each value once; got {list(value)}")
+        return value
+
     def of(self, row: PromptRow) -> PromptRow:
         """The row, with these where it is silent."""
         return row.model_copy(update={k: v for k, v in self if v is not None and k not in row.model_fields_set})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import TypeVar
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from pipeline.config import PRESETS
 from pipeline.editor import Editor
 from pipeline.inversion import Inversion
-from pipeline.quality.speed.photographs import photographs
+from pipeline.quality.speed.photographs import Photograph, photographs
 from pipeline.synthesis import EditRequest, Synthesis
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
@@ -20,19 +21,23 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is 
 _T = TypeVar("_T")
 BALANCED = PRESETS["balanced"]
 SETTINGS = BALANCED.inversion.model_copy(update={"num_inference_steps": 20})
-PHOTOGRAPHS = photographs(4, 64)
+
+
+@cache
+def _photographs() -> list[Photograph]:
+    return photographs(4, 64)
 
 
 def _inverted(editor: Editor) -> list[Inversion]:
     return editor.invert(
-        [photo.pixels for photo in PHOTOGRAPHS],
-        source_prompts=[photo.source_prompt for photo in PHOTOGRAPHS],
+        [photo.pixels for photo in _photographs()],
+        source_prompts=[photo.source_prompt for photo in _photographs()],
         settings=SETTINGS,
     )
 
 
 def _edited(editor: Editor, inversions: list[Inversion]) -> list[np.ndarray]:
-    requests = [EditRequest(i, prompt) for i, photo in enumerate(PHOTOGRAPHS) for prompt in photo.prompts]
+    requests = [EditRequest(i, prompt) for i, photo in enumerate(_photographs()) for prompt in photo.prompts]
     results = editor.edit_rows(inversions, requests, BALANCED.edit)
     assert all(isinstance(result, Synthesis) for result in results)
     return [result.edited for result in results if isinstance(result, Synthesis)]
@@ -81,7 +86,7 @@ def test_a_compiled_network_reconstructs_as_well_as_it_does_as_it_is() -> None:
 
 def test_too_little_memory_halves_the_slots_and_gives_the_same(caplog: pytest.LogCaptureFixture) -> None:
     """Where the GPU's memory is capped so that all images do not fit together, fewer go at a time."""
-    pictures = [photo.pixels for photo in PHOTOGRAPHS] * 32
+    pictures = [photo.pixels for photo in _photographs()] * 32
     settings = SETTINGS.model_copy(update={"num_inference_steps": 4})
     editor = Editor.from_pretrained(device="cuda", dtype="float32", slots=len(pictures))
     plain, most = _with_peak(lambda: editor.invert(pictures, settings=settings))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import JobConfig
+from pipeline.config import JobConfig, RowDefaults
 from pipeline.errors import JobError
 from pipeline.planning import Asking, Plan, read_plan
 from pipeline.records import PromptRow
@@ -126,6 +126,8 @@ def test_rows_that_are_silent_ask_for_the_jobs_defaults(tmp_path: Path) -> None:
     assert silent.strengths == (0.5, 1.0)
     assert (silent.negative_prompt, silent.guidance_scale, silent.seed) == ("blurry", 4, 3)
     assert (given.strengths, given.negative_prompt, given.guidance_scale, given.seed) == ((0.7,), "", 2, 7)
+    with pytest.raises(ValueError, match=r"expected each value once; got \[0.5, 0.5\]"):
+        RowDefaults.model_validate({"strength": [0.5, 0.5]})
 
 
 def test_planning_needs_no_torch(tmp_path: Path) -> None:
