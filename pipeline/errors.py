@@ -79,6 +79,9 @@ CODES: Final[Mapping[str, FailureCode]] = {
     "decoder_died": FailureCode(
         "decode", True, "The process that read and decoded it died or took too long, also with nothing else in it."
     ),
+    "publisher_died": FailureCode(
+        "publish", True, "The process that wrote its pictures died or took too long, also with nothing else in it."
+    ),
     "publish_failed": FailureCode("publish", True, "The result could not be written."),
     "internal": FailureCode("edit", True, "An unexpected error; the message has its type and text."),
 }

@@ -86,7 +86,7 @@ def outcomes(plan: Plan, fetch: Fetch, publish: Publish, resources: Resources, l
             num_cpus=resources.num_cpus,
         )
         .map_batches(
-            _publishing(publish, run_id, log=config.log_json),
+            _publishing(publish, run_id, row_seconds, log=config.log_json),
             batch_size=None,
             batch_format="pyarrow",
             num_cpus=_WAITING_CPUS,
@@ -176,19 +176,29 @@ def _fetching(
     return run
 
 
-def _publishing(publish: Publish, run_id: str, *, log: bool) -> Callable[[pa.Table], pa.Table]:
+def _publishing(
+    publish: Publish, run_id: str, row_seconds: float | None, *, log: bool
+) -> Callable[[pa.Table], pa.Table]:
     """Publishing as a function from tables of parts to tables of their counts, and their events; stored once."""
     stored = ray.put(publish)
 
     def run(table: pa.Table) -> pa.Table:
         parts = cast("list[list[Made]]", table[PART].to_pylist())
-        rows = [f"{row['image_id']} {row['orders']}" for part in parts for row in part]
-        with metrics.stage("publish"), events.collected(wanted=log) as told, attempt(run_id, "publish", rows):
-            counts = [dump(ray.get(stored)(part)) for part in parts]
+        with metrics.stage("publish"), events.collected(wanted=log) as told:
+            counts = [dump(published(ray.get(stored), part)) for part in parts]
         # All that the table's parts tell stands beside the first of them.
         return pa.table(
             {"counts": counts, "events": [told if i == 0 else [] for i in range(len(counts))]}, schema=_TOLD
         )
+
+    def published(publish: Publish, rows: list[Made]) -> Counts:
+        with attempt(run_id, "publish", [f"{row['image_id']} {row['orders']}" for row in rows]) as deaths:
+            if deaths:
+                from pipeline.stages.careful import published_carefully  # and with it the model's libraries
+
+                return published_carefully(publish, rows, row_seconds)
+            with cut_off(seconds_for(len(rows), row_seconds, STORAGE_SECONDS)):
+                return publish(rows)
 
     return run
 

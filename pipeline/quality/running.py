@@ -83,42 +83,41 @@ class Chunk:
         return self._inverted[1]
 
     def _edited(self, system: System) -> Part:
-        inversions = [i for i in self._inversions(system.inversion) for _ in KINDS]
+        inversions = self._inversions(system.inversion)
+        everything = range(len(self.cases))
         began = time.perf_counter()
-        outputs = self._outputs(system, self.cases, inversions, system.strength)
+        outputs = self._outputs(system, everything, system.strength)
         seconds = (time.perf_counter() - began) / len(outputs)
-        monotone = self._monotonicities(system, inversions, outputs)
+        monotone = self._monotonicities(system, outputs)
         measured = [
-            Measured(i.recon_psnr, i.vae_psnr, i.seconds, seconds, monotone.get(n)) for n, i in enumerate(inversions)
+            Measured(of.recon_psnr, of.vae_psnr, of.seconds, seconds, monotone.get(n))
+            for n in everything
+            for of in [inversions[n // len(KINDS)]]
         ]
         return _part(outputs, measured)
 
-    def _outputs(
-        self, system: System, cases: Sequence[Case], inversions: Sequence[Inversion], strength: float
-    ) -> list[Pixels]:
+    def _outputs(self, system: System, chosen: Sequence[int], strength: float) -> list[Pixels]:
+        """What the system makes of the cases chosen by their indices."""
+        inversions = self._inversions(system.inversion)
+        requests = [
+            # Whoever replaces the object gives up its shape, and says so in the prompt row.
+            EditRequest(n // len(KINDS), case.prompt, strength, hold_structure=0.0 if case.replaces_object else None)
+            for n in chosen
+            for case in [self.cases[n]]
+        ]
         outputs = []
-        for chunk in _chunks(list(zip(cases, inversions, strict=True)), self._batch):
-            requests = [
-                # Whoever replaces the object gives up its shape, and says so in the prompt row.
-                EditRequest(i, case.prompt, strength, hold_structure=0.0 if case.replaces_object else None)
-                for i, (case, _) in enumerate(chunk)
-            ]
-            results = self._editor.edit_rows([inversion for _, inversion in chunk], requests, system.edit)
-            for (_, inversion), result in zip(chunk, results, strict=True):
-                if isinstance(result, RowError):
-                    raise result
-                outputs.append(published(result, inversion.original, system.edit))
+        for request, result in zip(requests, self._editor.edit_rows(inversions, requests, system.edit), strict=True):
+            if isinstance(result, RowError):
+                raise result
+            outputs.append(published(result, inversions[request.inversion].original, system.edit))
         return outputs
 
-    def _monotonicities(
-        self, system: System, inversions: Sequence[Inversion], outputs: Sequence[Pixels]
-    ) -> dict[int, float]:
+    def _monotonicities(self, system: System, outputs: Sequence[Pixels]) -> dict[int, float]:
         """By the index of those cases for which it is measured."""
         chosen = [n for n, case in enumerate(self.cases) if _tests_monotonicity(case)]
-        cases, inverted = [self.cases[n] for n in chosen], [inversions[n] for n in chosen]
-        by_strength = [self._outputs(system, cases, inverted, system.strength * s) for s in _STRENGTHS]
+        by_strength = [self._outputs(system, chosen, system.strength * s) for s in _STRENGTHS]
         paths = zip(*by_strength, [outputs[n] for n in chosen], strict=True)
-        return {n: monotonicity(case, path) for n, case, path in zip(chosen, cases, paths, strict=True)}
+        return {n: monotonicity(self.cases[n], path) for n, path in zip(chosen, paths, strict=True)}
 
     def _edited_by_peer(self, system: PeerSystem) -> Part:
         """A peer's edits; asked for the source prompt as well, what it returns is its reconstruction."""

@@ -19,7 +19,7 @@ from pipeline.io.storage import StorageError
 from pipeline.planning import Counts
 from pipeline.records import Failure
 from pipeline.stages.history import History
-from pipeline.stages.rows import FailedRow, Made, load_failures, load_orders, load_seen
+from pipeline.stages.rows import FailedRow, Made, Order, load_failures, load_orders, load_seen
 
 _THREADS: Final = 8
 
@@ -33,8 +33,8 @@ class Identity:
 
 
 @dataclass(slots=True)
-class _Part:
-    """One row's results, on their way to the tables."""
+class Written:
+    """What came of one row's pictures, on its way to the tables."""
 
     edits: list[dict[str, Any]] = field(default_factory=list)
     failures: list[FailedRow] = field(default_factory=list)
@@ -62,9 +62,20 @@ class Publish:
         self._history = history
 
     def __call__(self, rows: Sequence[Made]) -> Counts:
+        self.withdraw(rows)
+        return self.commit(rows, self.write(rows))
+
+    def withdraw(self, rows: Sequence[Made]) -> None:
+        """Take back the edits whose pictures these rows' will replace."""
         self._commit("withdrawals", _withdrawals(rows))
+
+    def write(self, rows: Sequence[Made]) -> list[Written]:
+        """Write the rows' pictures, of which nobody knows before the commit."""
         with ThreadPoolExecutor(_THREADS) as pool:
-            parts = list(pool.map(self._publish, rows))
+            return list(pool.map(self._write, rows))
+
+    def commit(self, rows: Sequence[Made], parts: Sequence[Written]) -> Counts:
+        """Commit what was written of each row, and count it."""
         now = datetime.now(UTC)
         inversions = [self._inversion(row, now) for row in rows if row["tensors"] is not None]
         self._commit("inversions", inversions)
@@ -82,9 +93,9 @@ class Publish:
             self._fence.check()
             write_rows(self._fence.output, kind, [row | {"fence": self._fence.token} for row in rows])
 
-    def _publish(self, row: Made) -> _Part:
+    def _write(self, row: Made) -> Written:
         """Write one image's pictures; what cannot be written is a failure of that edit."""
-        part = _Part(failures=load_failures(row["failures"]))
+        part = Written(failures=load_failures(row["failures"]))
         if row["pictures"] is None:
             return part
         from pipeline.stages.pictures import Pictures  # and with it torch, which a night without pictures needs nowhere
@@ -96,8 +107,7 @@ class Publish:
             except JobError:
                 raise
             except Exception as error:  # noqa: BLE001 - whatever is wrong with an edit costs that edit
-                failure = Failure.of(_as_row_error(error), row["image_id"], order.edit)
-                part.failures.append(FailedRow(failure, row["image_uri"], order.key, edits=1))
+                part.failures.append(_failed(row, order, _as_row_error(error)))
         part.missing_scores = pictures.missing_scores
         return part
 
@@ -119,7 +129,7 @@ class Publish:
             "carried": {"mask_uri": row["mask_uri"], **row.get("carried", {})},
         }
 
-    def _new(self, part: _Part) -> list[FailedRow]:
+    def _new(self, part: Written) -> list[FailedRow]:
         return [f for f in part.failures if not self._is_standing(f)]
 
     def _is_standing(self, row: FailedRow) -> bool:
@@ -157,6 +167,16 @@ class Publish:
         }
 
 
+def unwritten(row: Made, error: Exception) -> Written:
+    """A row all of whose pictures fail."""
+    failed = [_failed(row, order, error) for order in load_orders(row["orders"])]
+    return Written(failures=[*load_failures(row["failures"]), *failed])
+
+
+def _failed(row: Made, order: Order, error: Exception) -> FailedRow:
+    return FailedRow(Failure.of(error, row["image_id"], order.edit), row["image_uri"], order.key, edits=1)
+
+
 def _withdrawals(rows: Sequence[Made]) -> list[dict[str, Any]]:
     """Rows that take back the edits whose pictures these ones' will replace."""
     now = datetime.now(UTC)
@@ -171,7 +191,7 @@ def _as_row_error(error: Exception) -> Exception:
     return RowError("publish_failed", str(error)) if isinstance(error, StorageError) else error
 
 
-def _counts(row: Made, part: _Part) -> Counts:
+def _counts(row: Made, part: Written) -> Counts:
     image_failures = [f for f in part.failures if f.failure.edit_id is None]
     inverted = row["tensors"] is not None and not row["reused"]
     return Counts(

@@ -16,7 +16,7 @@ from pipeline.stages import engine
 from tests.cluster.deadly import HANG, SEGFAULT, deadly_editor
 from tests.results import results
 from tests.small_job import photograph, table, write_inputs
-from tests.stages.hostile import HostileFetch
+from tests.stages.hostile import HostileFetch, HostilePublish
 
 
 class DeadlyActor(graph._EngineActor):
@@ -35,25 +35,28 @@ def picture(first: int) -> bytes:
 def test_rows_that_end_their_process_or_hang_fail_and_the_others_are_done(
     run: Callable[..., Counts], output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Workers die over three rows of one batch; each fails with its cause, and the batch mates have all their edits."""
+    """Workers die over four rows of one batch; each fails with its cause, and the batch mates have all their edits."""
     monkeypatch.setattr(execution, "Fetch", HostileFetch)
+    monkeypatch.setattr(execution, "Publish", HostilePublish)
     monkeypatch.setattr(graph, "_EngineActor", DeadlyActor)
     pictures = {
         "first.png": photograph(0),
         "hostile.png": photograph(1),
         "deadly.png": picture(SEGFAULT),
         "endless.png": picture(HANG),
+        "unpublishable.png": photograph(3),
         "last.png": photograph(2),
     }
     images, prompts = write_inputs(tmp_path / "in", pictures)
-    job = {"images": images, "prompts": prompts, "output": str(output), "batch_size": 5, "row_seconds": 3}
+    job = {"images": images, "prompts": prompts, "output": str(output), "batch_size": 6, "row_seconds": 3}
     counts = run("run", **job)
-    assert (counts.images, counts.images_failed, counts.edits, counts.edits_failed) == (5, 3, 12, 8)
+    assert (counts.images, counts.images_failed, counts.edits, counts.edits_failed) == (6, 3, 15, 10)
     failures = {row["image_id"]: (row["code"], row["message"]) for row in table(output, "failures")}
     assert {name: code for name, (code, _) in failures.items()} == {
         "hostile": "decoder_died",
         "deadly": "worker_died",
         "endless": "timed_out",
+        "unpublishable": "publisher_died",
     }
     assert "SIGSEGV" in failures["hostile"][1]
     assert "SIGSEGV" in failures["deadly"][1]
