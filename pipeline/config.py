@@ -142,6 +142,9 @@ class JobConfig(Settings):
     )
     actors: int = Field(1, ge=1, description="engine actors")
     num_gpus: float | None = Field(None, ge=0, description="GPUs per actor; none: 1 where the cluster has them, else 0")
+    num_cpus: int | None = Field(
+        None, ge=1, description="CPU cores per actor; none: 1 beside a GPU, else its share of the largest node's"
+    )
     dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
         None, description="the network's precision; none: bfloat16 on a GPU, else float32"
     )

@@ -54,7 +54,10 @@ def connect(config: JobConfig) -> Resources:
     num_gpus = config.num_gpus if config.num_gpus is not None else float(gpus > 0)
     if address == "local" and num_gpus * config.actors > gpus:
         raise JobError(f"actors: expected at most {gpus:g} GPUs' worth; got {config.actors} × {num_gpus:g}")
-    return Resources(num_gpus, 1 if num_gpus else _cores_per_actor(config.actors))
+    num_cpus = config.num_cpus or (1 if num_gpus else _cores_per_actor(config.actors))
+    if address == "local" and num_cpus * config.actors > _own_cores():
+        raise JobError(f"actors: expected at most {_own_cores()} CPU cores' worth; got {config.actors} × {num_cpus}")
+    return Resources(num_gpus, num_cpus)
 
 
 def _initialise(address: str) -> None:
@@ -69,7 +72,7 @@ def _initialise(address: str) -> None:
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         # By default workers yield to whatever else runs here: beside a busy process a job stood still for minutes.
         os.environ.setdefault("RAY_worker_niceness", "0")
-        local = {"num_cpus": (os.cpu_count() or 1) + _WAITING_CORES, "include_dashboard": False}
+        local = {"num_cpus": _own_cores() + _WAITING_CORES, "include_dashboard": False}
     try:
         ray.init(
             address=address,
@@ -79,6 +82,11 @@ def _initialise(address: str) -> None:
         )
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise JobError(f"ray: no cluster at {address}: {' '.join(str(error).split())[:300]}") from error
+
+
+def _own_cores() -> int:
+    """Of this machine."""
+    return os.cpu_count() or 1
 
 
 def _cores_per_actor(actors: int) -> int:

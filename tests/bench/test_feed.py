@@ -15,11 +15,12 @@ from tests.small_model import save_small_model
 def test_it_accounts_for_the_time_of_a_whole_job(tmp_path: Path) -> None:
     """Every stage worked, the engine no longer than the job lasted; the table and the JSON file say the same."""
     model, figures = save_small_model(tmp_path / "small"), tmp_path / "feed.json"
-    words = ["--images", "3", "--preset", "fast", "--batch-size", "1", "--model", str(model), "--json", str(figures)]
-    done = call("bench", "pipeline", *words)
+    words = ["--images", "3", "--preset", "fast", "--batch-size", "1", "--num-cpus", "1", "--model", str(model)]
+    done = call("bench", "pipeline", *words, "--json", str(figures))
     assert done.returncode == 0, done.stderr
     report = FeedReport(**json.loads(figures.read_text()))
     assert (report.images, report.edits) == (3, 12)
+    assert ", 1 CPU threads" in report.machine
     assert report.stages.keys() == {"fetch", "invert", "edit", "publish"}
     assert all(seconds > 0 for seconds in (*report.stages.values(), *report.startup_s.values(), report.engine_s))
     assert 0 < report.busy_share <= 1

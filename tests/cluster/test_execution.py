@@ -64,6 +64,13 @@ def test_a_job_runs_and_running_it_again_does_nothing(run: Run, output: Path, tm
     assert digests(output) == before
 
 
+def test_actors_that_no_machine_could_hold_are_refused(run: Run, output: Path, tmp_path: Path) -> None:
+    """Ray would wait for ever for the cores."""
+    images, prompts = write_inputs(tmp_path / "in", {"0.png": photograph(0)})
+    with pytest.raises(JobError, match=r"^actors: expected at most \d+ CPU cores' worth; got 2 × 4096$"):
+        run("run", images=images, prompts=prompts, output=str(output), actors=2, num_cpus=4096)
+
+
 def test_each_part_of_a_batch_is_committed_as_a_whole(run: Run, output: Path, tmp_path: Path) -> None:
     """Every batch has a file of its inversions and one for as many edits as go through the network together."""
     images, prompts = write_inputs(tmp_path / "in", {f"{i}.png": photograph(i) for i in range(6)})
