@@ -13,7 +13,8 @@ from rich.table import Table
 from jobs.exits import DONE, SOME_FAILED, exits
 
 if TYPE_CHECKING:
-    from pipeline.planning import Counts, Plan
+    from pipeline.counts import Counts
+    from pipeline.planning import Plan
 
 
 def demo(
@@ -48,7 +49,7 @@ def _write_sheet(plan: Plan, sheet: Path) -> None:
 
 
 def _table(plan: Plan, counts: Counts) -> Table:
-    from pipeline.planning import Asking
+    from pipeline.asking import Asking
 
     edits: Counter[str] = Counter()
     asking = Asking(plan.prompts)

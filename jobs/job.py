@@ -9,11 +9,12 @@ from jobs.log import json_lines, tell_counts, tell_refusals, tell_started
 from jobs.progress import progress
 from jobs.report import closing_lines, empty_lines, missing_lines, refusal_lines
 from pipeline.config import JobConfig
+from pipeline.counts import Counts
 from pipeline.errors import JobError
 from pipeline.events import tell_missing_scores
 from pipeline.io.run_record import Command, RunRecord, read_record
 from pipeline.io.storage import StorageError, check_writable
-from pipeline.planning import Counts, Plan, left, read_plan
+from pipeline.planning import Plan, left, read_plan
 
 
 def run_job(command: Command, config: JobConfig, *, insist: bool = False) -> int:

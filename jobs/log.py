@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from dataclasses import asdict
 
 from pipeline.config import JobConfig
+from pipeline.counts import Counts
 from pipeline.events import LOG, JsonLines, tell
-from pipeline.planning import Counts, Plan
+from pipeline.planning import Plan
 from pipeline.records import Refusal
 
 

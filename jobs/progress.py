@@ -14,7 +14,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from jobs.log import tell_counts
 from jobs.report import duration
-from pipeline.planning import Counts, Plan, work_of
+from pipeline.counts import Counts
+from pipeline.estimate import work_of
+from pipeline.planning import Plan
 
 _SECONDS_BETWEEN_LINES: Final = 10.0
 

@@ -6,11 +6,12 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from pipeline.estimate import Estimate
+from pipeline.counts import Counts
+from pipeline.estimate import Estimate, escalation_work_of, work_of
 from pipeline.io.lease import Holder
 from pipeline.io.outcomes import Summary
 from pipeline.io.run_record import RunRecord
-from pipeline.planning import Counts, Plan, escalation_work_of, left, work_of
+from pipeline.planning import Plan, left
 from pipeline.records import Refusal
 from pipeline.upkeep.pruning import Going
 

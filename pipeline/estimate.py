@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final
 
-from pipeline.cost import restoring_cost
+from pipeline.cost import edit_cost, inversion_cost, restoring_cost
 from pipeline.errors import RowError
 from pipeline.io.outcomes import Summary
 from pipeline.io.selection import applies, columns_named, filled_in
 from pipeline.io.sizes import Bytes, bytes_of, bytes_per_result
 from pipeline.io.sources import remembered_uris
-from pipeline.planning import Plan, work_of
-from pipeline.records import PromptRow
+from pipeline.planning import Plan
+from pipeline.records import Edit, PromptRow
+from pipeline.settings import Controls, EditSettings
 
 _SECONDS_PER_HOUR: Final = 3600
 
@@ -120,3 +121,34 @@ def _total(*parts: tuple[int, float | None]) -> int | None:
     if any(count and size is None for count, size in parts):
         return None
     return round(sum(count * (size or 0) for count, size in parts))
+
+
+def escalation_work_of(plan: Plan) -> int:
+    """Network evaluations, at most, that an image takes beyond `work_of` where its reconstruction stays short."""
+    return sum(map(inversion_cost, plan.config.escalations.values()))
+
+
+def work_of(plan: Plan) -> tuple[int, int]:
+    """Network evaluations, at most, of one inversion and of one edit; a gradient step counts as three."""
+    inversion, edit = plan.config.inversion, plan.config.edit
+    held = max((_held(edit.controls(_as_edit(row))) for row in plan.prompts), default=_held(edit))
+    scales = {inversion.guidance_scale if row.guidance_scale is None else row.guidance_scale for row in plan.prompts}
+    guided = bool((scales or {inversion.guidance_scale}) - {1})
+    return inversion_cost(inversion), edit_cost(inversion, edit, held, guided=guided)
+
+
+def _as_edit(row: PromptRow) -> Edit:
+    """What a prompt row asks for, with its columns not filled in."""
+    return Edit(
+        row.edit_id,
+        row.text,
+        row.strengths[0],
+        hold_structure=row.hold_structure,
+        hold_self_attention=row.hold_self_attention,
+        hold_cross_attention=row.hold_cross_attention,
+        deltas=tuple((delta.prompt, delta.strength) for delta in row.edits or ()),
+    )
+
+
+def _held(controls: Controls | EditSettings) -> float:
+    return max(controls.hold_structure, controls.hold_self_attention, controls.hold_cross_attention)

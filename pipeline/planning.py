@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from pipeline.asking import Asking, count_edits, deciding
 from pipeline.config import JobConfig, RowDefaults
-from pipeline.cost import edit_cost, inversion_cost
-from pipeline.errors import JobError, RowError
+from pipeline.counts import Counts
+from pipeline.errors import JobError
 from pipeline.io import storage
 from pipeline.io.manifest import (
     ImageManifest,
     PromptManifest,
-    applies,
     check_plan,
     columns_named,
-    edits_for,
     read_images,
     read_prompts,
 )
@@ -26,13 +24,11 @@ from pipeline.io.outcomes import committed_slots
 from pipeline.io.reuse import checked_again, inverted_images
 from pipeline.io.run_record import Command
 from pipeline.io.sampling import chosen_rows
-from pipeline.io.selection import filled_in
 from pipeline.io.uris import canonical
 from pipeline.models.families import FAMILIES, Family, lacking, pipeline_class
 from pipeline.models.loading import model_fingerprint
 from pipeline.models.weights import missing_weights
-from pipeline.records import Edit, PromptRow, Refusal
-from pipeline.settings import Controls, EditSettings
+from pipeline.records import PromptRow, Refusal
 from pipeline.words import absent
 
 _NEEDED: Final[Mapping[Command, tuple[str, ...]]] = {
@@ -40,100 +36,6 @@ _NEEDED: Final[Mapping[Command, tuple[str, ...]]] = {
     "invert": ("images", "output"),
     "edit": ("inversions", "prompts", "output"),
 }
-_PART_ROWS: Final = 1 << 14
-
-
-class Asking:
-    """The prompts of a job, found by image: with one prompt per image, nobody looks at all of them each time."""
-
-    def __init__(self, prompts: Iterable[PromptRow] = ()) -> None:
-        self._by_image: dict[str | None, list[PromptRow]] = defaultdict(list)
-        for prompt in prompts:
-            self._by_image[prompt.image_id].append(prompt)
-
-    def of(self, columns: Mapping[str, Any]) -> tuple[list[Edit], list[tuple[Edit, RowError]]]:
-        """The edits of the image with these columns, and those whose prompt cannot be filled in."""
-        edits: list[Edit] = []
-        refused: list[tuple[Edit, RowError]] = []
-        for prompt in self._about(columns["image_id"]):
-            try:
-                edits += edits_for(columns, [prompt])
-            except RowError as error:
-                refused += [(Edit(prompt.edit_id, prompt.text, strength), error) for strength in prompt.strengths]
-        return edits, refused
-
-    def count(self, columns: Mapping[str, Any]) -> int:
-        """How many edits the image with these columns gets, those that cannot be filled in among them."""
-        return sum(len(prompt.strengths) for prompt in self._applying(columns))
-
-    def there(self, columns: Mapping[str, Any], committed: Mapping[tuple[str, float], str]) -> int:
-        """How many of them are committed with the prompt that is asked for now; columns that it names are given, too.
-
-        `committed` has the prompt of each edit id and strength.
-        """
-        return sum(
-            committed.get((prompt.edit_id, strength)) == _text(prompt, columns)
-            for prompt in self._applying(columns)
-            for strength in prompt.strengths
-            if (prompt.edit_id, strength) in committed
-        )
-
-    def places(self, columns: Mapping[str, Any]) -> list[tuple[str, float]]:
-        """Edit id and strength of each, those that cannot be filled in among them."""
-        return [(prompt.edit_id, strength) for prompt in self._applying(columns) for strength in prompt.strengths]
-
-    def _applying(self, columns: Mapping[str, Any]) -> list[PromptRow]:
-        return [prompt for prompt in self._about(columns["image_id"]) if applies(prompt, columns)]
-
-    def _about(self, image_id: str) -> list[PromptRow]:
-        return [*self._by_image.get(None, ()), *self._by_image.get(image_id, ())]
-
-
-def _text(prompt: PromptRow, columns: Mapping[str, Any]) -> str | None:
-    try:
-        return filled_in(prompt, columns)[0]
-    except RowError:
-        return None
-
-
-@dataclass(frozen=True, slots=True)
-class Counts:
-    """How many images and edits came out how; adds up over rows. `escalated` ones are among those inverted.
-
-    `missing_scores` has, by score, the first reason why one that weights are named for is missing.
-    """
-
-    inverted: int = 0
-    escalated: int = 0
-    reused: int = 0
-    images_failed: int = 0
-    edited: int = 0
-    kept: int = 0
-    edits_failed: int = 0
-    codes: dict[str, int] = field(default_factory=dict)
-    missing_scores: dict[str, str] = field(default_factory=dict)
-
-    def __add__(self, other: Counts) -> Counts:
-        codes = dict(Counter(self.codes) + Counter(other.codes))
-        missing = other.missing_scores | self.missing_scores
-        names = [f.name for f in dataclasses.fields(self) if f.name not in {"codes", "missing_scores"}]
-        sums = {name: getattr(self, name) + getattr(other, name) for name in names}
-        return Counts(**sums, codes=codes, missing_scores=missing)
-
-    @property
-    def images(self) -> int:
-        """Images that are accounted for."""
-        return self.inverted + self.reused + self.images_failed
-
-    @property
-    def edits(self) -> int:
-        """Edits that are accounted for."""
-        return self.edited + self.kept + self.edits_failed
-
-    @property
-    def failures(self) -> int:
-        """Rows that failed, each once, however many edits an image's failure costs."""
-        return sum(self.codes.values())
 
 
 @dataclass(frozen=True)
@@ -208,7 +110,7 @@ def read_plan(command: Command, config: JobConfig) -> Plan:
         prompts=asked,
         refusals=(*images.refusals, *prompts.refusals, *misfits),
         fingerprint=fingerprint,
-        edits=_count(chosen, asked),
+        edits=count_edits(chosen, asked),
         missing_scores={} if command == "invert" else missing_weights(config.scores),
     )
 
@@ -240,24 +142,6 @@ def _images(command: Command, config: JobConfig, fingerprint: str) -> ImageManif
     return read_images(str(config.images), config.output, config.allow)
 
 
-def _count(images: Any, prompts: Sequence[PromptRow]) -> int:
-    """How many edits are asked for, those that a row's empty columns will refuse among them."""
-    everywhere = [row for row in prompts if row.image_id is None and row.where is None]
-    elsewhere = [row for row in prompts if row.image_id is not None or row.where is not None]
-    count = len(images) * sum(len(row.strengths) for row in everywhere)
-    if elsewhere:
-        count += sum(map(Asking(elsewhere).count, deciding(images, elsewhere)))
-    return count
-
-
-def deciding(images: Any, prompts: Iterable[PromptRow]) -> Iterator[dict[str, Any]]:
-    """The columns of each image that decide which prompts apply to it, and what they say."""
-    named = {name for row in prompts for delta in row.deltas for name in columns_named(delta.prompt)}
-    columns = {"image_id", *named, *(name for row in prompts for name in row.where or {})}
-    for part in images.select(list(columns)).to_batches(max_chunksize=_PART_ROWS):
-        yield from part.to_pylist()
-
-
 def refused_ids(plan: Plan, refusal: Refusal) -> tuple[str, str | None]:
     """Image id and edit id under which a refused manifest row is recorded as a failure: one of them is known."""
     row_id = refusal.row_id or f"line {refusal.line}"
@@ -286,34 +170,3 @@ def left(plan: Plan, counts: Counts) -> tuple[int, int] | None:
     """Images and edits that are not accounted for: those that a budget left; None where there are none."""
     rest = len(plan.images) - counts.images, plan.edits - counts.edits
     return rest if any(rest) else None
-
-
-def escalation_work_of(plan: Plan) -> int:
-    """Network evaluations, at most, that an image takes beyond `work_of` where its reconstruction stays short."""
-    return sum(map(inversion_cost, plan.config.escalations.values()))
-
-
-def work_of(plan: Plan) -> tuple[int, int]:
-    """Network evaluations, at most, of one inversion and of one edit; a gradient step counts as three."""
-    inversion, edit = plan.config.inversion, plan.config.edit
-    held = max((_held(edit.controls(_as_edit(row))) for row in plan.prompts), default=_held(edit))
-    scales = {inversion.guidance_scale if row.guidance_scale is None else row.guidance_scale for row in plan.prompts}
-    guided = bool((scales or {inversion.guidance_scale}) - {1})
-    return inversion_cost(inversion), edit_cost(inversion, edit, held, guided=guided)
-
-
-def _as_edit(row: PromptRow) -> Edit:
-    """What a prompt row asks for, with its columns not filled in."""
-    return Edit(
-        row.edit_id,
-        row.text,
-        row.strengths[0],
-        hold_structure=row.hold_structure,
-        hold_self_attention=row.hold_self_attention,
-        hold_cross_attention=row.hold_cross_attention,
-        deltas=tuple((delta.prompt, delta.strength) for delta in row.edits or ()),
-    )
-
-
-def _held(controls: Controls | EditSettings) -> float:
-    return max(controls.hold_structure, controls.hold_self_attention, controls.hold_cross_attention)

@@ -14,7 +14,7 @@ from jobs.report import plan_lines, size
 from pipeline.config import JobConfig
 from pipeline.cost import restoring_cost
 from pipeline.editor import Editor
-from pipeline.estimate import Estimate, distinct_prompts, estimated
+from pipeline.estimate import Estimate, distinct_prompts, estimated, work_of
 from pipeline.io import sizes
 from pipeline.io.artifacts import write_rows
 from pipeline.io.outcomes import summary
@@ -23,7 +23,7 @@ from pipeline.methods import METHODS
 from pipeline.models.assembly import load_stable_diffusion
 from pipeline.models.measuring import counted_passes
 from pipeline.models.stable_diffusion import StableDiffusion
-from pipeline.planning import Plan, read_plan, remainder, work_of
+from pipeline.planning import Plan, read_plan, remainder
 from pipeline.settings import InversionSettings
 from tests.io.rows import edit_row, inversion_row
 

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.asking import Asking
 from pipeline.config import JobConfig, RowDefaults
 from pipeline.errors import JobError
-from pipeline.planning import Asking, Plan, read_plan
+from pipeline.planning import Plan, read_plan
 from pipeline.records import PromptRow
 from pipeline.settings import EditSettings
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
+from pipeline.asking import Asking
 from pipeline.bench.stand_in import SIDE, StandInEditor
 from pipeline.cluster.tables import asked_table
 from pipeline.config import JobConfig
@@ -24,7 +25,7 @@ from pipeline.io.sources import remembered
 from pipeline.io.stamps import stamps
 from pipeline.io.tensors import pack, tensor_index
 from pipeline.keys import sha256_hex
-from pipeline.planning import Asking, Plan, read_plan
+from pipeline.planning import Plan, read_plan
 from pipeline.stages.fetch import Committed, Fetch
 from pipeline.stages.history import History
 from pipeline.stages.rows import NOTHING, Asked, Fetched, Payloads, load_orders

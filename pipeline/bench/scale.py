@@ -24,10 +24,11 @@ from pipeline.cluster import spans
 from pipeline.cluster.execution import execute, fetch_of
 from pipeline.cluster.session import connect
 from pipeline.config import JobConfig
+from pipeline.counts import Counts
 from pipeline.io.listing import list_sizes
 from pipeline.io.outcomes import current_failures
 from pipeline.io.storage import join
-from pipeline.planning import Counts, read_plan
+from pipeline.planning import read_plan
 from pipeline.quality.speed.resident import resident_peak
 from pipeline.stages.history import History
 

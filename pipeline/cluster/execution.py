@@ -8,10 +8,12 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
+from pipeline.asking import Asking
 from pipeline.cluster import metrics
 from pipeline.cluster.graph import LoadEngine, load_engine, outcomes
 from pipeline.cluster.record import record_end, record_start
 from pipeline.cluster.session import connect
+from pipeline.counts import Counts
 from pipeline.errors import CODES
 from pipeline.events import tell_missing_scores
 from pipeline.io.artifacts import write_rows
@@ -19,7 +21,7 @@ from pipeline.io.lease import Fence, held
 from pipeline.io.outcomes import committed_edits, committed_inversions, current_failures
 from pipeline.io.sources import remembered
 from pipeline.keys import sha256_hex
-from pipeline.planning import Asking, Counts, Plan, left, refused_ids
+from pipeline.planning import Plan, left, refused_ids
 from pipeline.records import Refusal
 from pipeline.stages.fetch import Committed, Fetch
 from pipeline.stages.history import History

@@ -18,8 +18,9 @@ from pipeline.cluster import events, metrics
 from pipeline.cluster.session import Resources
 from pipeline.cluster.tables import PART, asked_table, part_schema, schema_of, to_table
 from pipeline.config import JobConfig
+from pipeline.counts import Counts
 from pipeline.errors import JobError, RelatentError
-from pipeline.planning import Counts, Plan
+from pipeline.planning import Plan
 from pipeline.stages.attempts import attempt
 from pipeline.stages.fetch import Fetch
 from pipeline.stages.limits import STORAGE_SECONDS, cut_off, seconds_for

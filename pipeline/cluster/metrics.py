@@ -16,8 +16,8 @@ from typing import Final, Literal
 from ray.util.metrics import Counter, Gauge
 
 from pipeline.cluster import spans
+from pipeline.counts import Counts
 from pipeline.io.transfers import transfers
-from pipeline.planning import Counts
 from pipeline.stages.rows import Made
 
 Stage = Literal["fetch", "invert", "edit", "publish"]

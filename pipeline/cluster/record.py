@@ -7,11 +7,12 @@ import platform
 from importlib.metadata import version
 from typing import Any, Final
 
+from pipeline.counts import Counts
 from pipeline.io.layout import run_record_uri
 from pipeline.io.lease import Fence
 from pipeline.io.run_record import recorded
 from pipeline.io.storage import write_bytes
-from pipeline.planning import Counts, Plan
+from pipeline.planning import Plan
 
 _RECORDED: Final = ("relatent", "ray", "torch", "diffusers", "transformers", "pyarrow", "pillow", "numpy")
 

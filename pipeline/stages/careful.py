@@ -8,8 +8,8 @@ from functools import partial
 from operator import methodcaller
 from typing import Any, TypeVar
 
+from pipeline.counts import Counts
 from pipeline.errors import RowError
-from pipeline.planning import Counts
 from pipeline.stages.fetch import Fetch
 from pipeline.stages.guards import InChild
 from pipeline.stages.isolation import each

@@ -9,13 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final, Literal, cast
 
+from pipeline.asking import Asking
 from pipeline.config import JobConfig
 from pipeline.errors import RowError
 from pipeline.io.images import Photo, check_mask_shape, decode, decode_mask
 from pipeline.io.outcomes import EditIndex, InversionIndex, read_inversion
 from pipeline.io.sources import Memory
 from pipeline.keys import content_key, seed_of
-from pipeline.planning import Asking
 from pipeline.records import Edit
 from pipeline.stages.history import History
 from pipeline.stages.naming import JobKeys

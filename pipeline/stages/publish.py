@@ -11,12 +11,12 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from pipeline.config import JobConfig
+from pipeline.counts import Counts
 from pipeline.errors import JobError, RowError
 from pipeline.events import tell_committed
 from pipeline.io.artifacts import RECOVERED, Kind, write_rows
 from pipeline.io.lease import Fence
 from pipeline.io.storage import StorageError
-from pipeline.planning import Counts
 from pipeline.records import Failure
 from pipeline.stages.history import History
 from pipeline.stages.rows import FailedRow, Made, Order, load_failures, load_orders, load_seen

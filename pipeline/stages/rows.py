@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, NotRequired, TypedDict
 
+from pipeline.counts import Counts
 from pipeline.io.sources import Seen
-from pipeline.planning import Counts
 from pipeline.records import Edit, Failure
 
 

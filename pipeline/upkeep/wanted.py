@@ -6,10 +6,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from pipeline.asking import Asking, deciding
 from pipeline.config import JobConfig
 from pipeline.io.sources import remembered
 from pipeline.keys import content_key, inversion_identity
-from pipeline.planning import Asking, Plan, deciding, refused_ids
+from pipeline.planning import Plan, refused_ids
 from pipeline.stages.escalation import escalation_identity
 
 Place = tuple[str, str, float]

@@ -11,8 +11,9 @@ import ray
 
 from pipeline.cluster.execution import execute
 from pipeline.config import JobConfig
+from pipeline.counts import Counts
 from pipeline.io.run_record import Command
-from pipeline.planning import Counts, read_plan
+from pipeline.planning import read_plan
 from tests.faults import Proxy, faulty
 from tests.small_job import SETTINGS
 from tests.small_model import save_small_model

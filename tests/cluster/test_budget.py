@@ -14,7 +14,7 @@ from pipeline.cluster import graph
 from pipeline.cluster.session import Resources
 from pipeline.cluster.tables import PART, part_schema, to_table
 from pipeline.config import JobConfig
-from pipeline.planning import Counts
+from pipeline.counts import Counts
 from tests.small_job import photograph, write_inputs
 
 

@@ -20,10 +20,10 @@ import pytest
 from PIL import Image
 
 from pipeline.cluster import execution, graph
+from pipeline.counts import Counts
 from pipeline.errors import JobError
 from pipeline.io import lease
 from pipeline.io.storage import list_files, read_bytes, write_bytes
-from pipeline.planning import Counts
 from tests.faults import Proxy
 from tests.small_job import PROMPTS, photograph, pixels, table, write_inputs
 from tests.small_model import save_small_model

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from pipeline.counts import Counts
 from pipeline.io.storage import list_files
-from pipeline.planning import Counts
 from tests.kills.cluster import Killing, killing
 from tests.kills.points import arm, pending
 from tests.results import Results, results

@@ -15,7 +15,7 @@ import ray
 from jobs.log import json_lines
 from pipeline.cluster import metrics
 from pipeline.config import JobConfig
-from pipeline.planning import Counts
+from pipeline.counts import Counts
 from tests.small_job import photograph, write_inputs
 
 _SAMPLE = re.compile(r"^ray_(relatent_\w+)\{(.*)\} (\S+)$")

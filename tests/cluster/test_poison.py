@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from pipeline.cluster import execution, graph
+from pipeline.counts import Counts
 from pipeline.io.images import encode_png
-from pipeline.planning import Counts
 from pipeline.stages import engine
 from tests.cluster.deadly import HANG, SEGFAULT, deadly_editor
 from tests.results import results

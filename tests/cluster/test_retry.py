@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from jobs.retry import _retry
+from pipeline.counts import Counts
 from pipeline.io.outcomes import current_failures
-from pipeline.planning import Counts
 from tests.small_job import photograph, write_inputs
 
 

@@ -11,7 +11,9 @@ from jobs import job, progress
 from jobs.log import json_lines, tell_refusals
 from jobs.report import closing_lines, duration
 from pipeline.config import JobConfig
-from pipeline.planning import Counts, Plan, work_of
+from pipeline.counts import Counts
+from pipeline.estimate import work_of
+from pipeline.planning import Plan
 from pipeline.records import Refusal
 
 PLAN = Plan("run", JobConfig(output="/out"), range(10), (), (), "f" * 64, edits=30)

@@ -16,8 +16,9 @@ from jobs.options import read_config
 from jobs.report import closing_lines
 from pipeline.cluster import execution
 from pipeline.config import JobConfig
+from pipeline.counts import Counts
 from pipeline.io.run_record import recorded
-from pipeline.planning import Counts, Plan
+from pipeline.planning import Plan
 from tests.small_job import photograph, write_inputs
 from tests.small_model import save_small_model
 

@@ -13,10 +13,11 @@ from pydantic import ValidationError
 from pipeline.config import PRESETS, JobConfig
 from pipeline.diffusion.control import Control
 from pipeline.editor import Editor
+from pipeline.estimate import work_of
 from pipeline.inversion import Inversion
 from pipeline.methods import METHODS
 from pipeline.models.stable_diffusion import StableDiffusion
-from pipeline.planning import Plan, work_of
+from pipeline.planning import Plan
 from pipeline.settings import FITTED, MASK_LEVELS, EditSettings, InversionSettings
 from pipeline.synthesis import EditRequest, Synthesis
 from tests.small_model import save_small_model

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipeline.asking import Asking
 from pipeline.config import JobConfig
 from pipeline.io.images import encode_png
 from pipeline.io.lease import held
 from pipeline.io.outcomes import committed_edits, committed_inversions, current_failures
 from pipeline.io.sources import remembered
-from pipeline.planning import Asking
 from pipeline.records import PromptRow
 from pipeline.stages.engine import Engine
 from pipeline.stages.fetch import Committed, Fetch
@@ -56,7 +56,7 @@ class Job:
 
     def run(self, asked: Sequence[Asked]) -> Any:
         """Fetch, engine and publish once over; the counts of all rows."""
-        from pipeline.planning import Counts
+        from pipeline.counts import Counts
         from pipeline.stages.rows import passed_on
 
         with held(self.output) as fence:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.asking import Asking
 from pipeline.config import JobConfig
 from pipeline.io.lease import held
 from pipeline.io.outcomes import current_failures
-from pipeline.planning import Asking
 from pipeline.records import PromptRow
 from pipeline.stages.careful import fetched_carefully, published_carefully
 from pipeline.stages.engine import Engine

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import JobConfig
+from pipeline.counts import Counts
 from pipeline.errors import RowError
 from pipeline.inversion import Inversion
-from pipeline.planning import Counts
 from pipeline.records import PromptRow
 from pipeline.settings import InversionSettings
 from pipeline.stages.escalation import escalation_identity, inverted_until_near

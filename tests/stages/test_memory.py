@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.asking import Asking
 from pipeline.io.images import encode_png
 from pipeline.io.sources import Memory
 from pipeline.io.transfers import transfers
 from pipeline.keys import sha256_hex
-from pipeline.planning import Asking
 from pipeline.records import PromptRow
 from pipeline.stages.fetch import Fetch
 from pipeline.stages.rows import Asked

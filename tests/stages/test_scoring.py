@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pipeline.config import ScoreWeights
+from pipeline.counts import Counts
 from pipeline.io.images import resize
 from pipeline.perceptual import Perceptual
-from pipeline.planning import Counts
 from pipeline.records import PromptRow
 from pipeline.stages import scoring
 from pipeline.stages.rows import Asked

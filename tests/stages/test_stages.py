@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from pipeline.counts import Counts
 from pipeline.inversion import Inversion
 from pipeline.io import storage
 from pipeline.io.artifacts import write_rows
@@ -21,7 +22,6 @@ from pipeline.io.outcomes import summary
 from pipeline.io.storage import write_bytes
 from pipeline.io.tensors import pack
 from pipeline.keys import sha256_hex
-from pipeline.planning import Counts
 from pipeline.records import PromptRow
 from pipeline.stages import pictures
 from pipeline.stages.engine import _restored
