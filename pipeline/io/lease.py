@@ -1,4 +1,4 @@
-"""One writer per output: numbered leases, of which the highest counts (infra/decisions/0012-commit-protocol.md)."""
+"""One writer per output: numbered leases, each the end of the one before (infra/decisions/0012-commit-protocol.md)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pipeline.errors import JobError
 from pipeline.io.layout import lease_uri, leases_uri
 from pipeline.io.storage import StorageError, create_bytes, list_files, read_if_there, write_bytes
 
-_LOG: Final = logging.getLogger(__name__)
+_LOG: Final = logging.getLogger("relatent")
 
 BEAT_SECONDS: Final = 5.0
 # Without a sign of life for so long, a holder counts as gone. Storage outages of 45 seconds have been seen to pass.
@@ -103,7 +103,7 @@ def held(output: str) -> Iterator[Fence]:
         heart.join(BEAT_SECONDS)
         # Not to be able to say that it is over costs the next run its patience, nothing else.
         with suppress(StorageError):
-            write_bytes(lease_uri(output, fence.token), _text(dataclasses.replace(mine, released=True)))
+            write_bytes(lease_uri(output, fence.token), _released(mine))
 
 
 def writer(output: str) -> Holder | None:
@@ -112,9 +112,8 @@ def writer(output: str) -> Holder | None:
     Raises:
         StorageError: the storage does not answer.
     """
-    latest = _latest(output)
-    seen = None if latest is None else _holder(output, latest)
-    return None if seen is None or seen.released or _is_dead(seen) else seen
+    holders = [_holder(output, head) for head in _heads(output)]
+    return next((one for one in reversed(holders) if one and not one.released and not _is_dead(one)), None)
 
 
 def outdated_leases(output: str) -> list[str]:
@@ -142,16 +141,51 @@ def _began(holder: Holder, unknown: datetime) -> datetime:
 def _acquire(output: str) -> tuple[Fence, Holder]:
     mine = _myself()
     while True:
-        latest = _latest(output)
-        if latest is None:
-            # Should somebody delete all leases, later ones still have higher numbers.
-            token = int(time.time() * 1000)
-        else:
-            _wait_until_over(output, latest)
-            token = latest + 1
+        heads = _heads(output)
+        for head in heads[:-1]:
+            _end(output, head, mine)
+        for head in heads[-1:]:
+            _wait_until_over(output, head)
+        # Should somebody delete all leases, later ones still have higher numbers.
+        token = heads[-1] + 1 if heads else int(time.time() * 1000)
         # A request that is sent again, because its answer was lost, finds what it wrote.
-        if create_bytes(lease_uri(output, token), _text(mine)) or _holder(output, token) == mine:
+        created = create_bytes(lease_uri(output, token), _text(mine)) or _holder(output, token) == mine
+        if created and (heads or _prevails(output, token, mine)):
             return Fence(output, token), mine
+
+
+def _prevails(output: str, token: int, mine: Holder) -> bool:
+    """Whether a first lease stands; if not, it is released.
+
+    Runs that begin at once, where there is no lease, each have a number of their own. Whoever creates its lease last
+    sees all of them: the highest stands, unless a lower one's holder, who saw nobody, is at work.
+
+    Raises:
+        JobError: it is.
+    """
+    others = [head for head in _heads(output) if head != token]
+    stands = False
+    try:
+        if all(head < token for head in others):
+            for head in others:
+                _end(output, head, mine)
+            stands = True
+    finally:
+        if not stands:
+            write_bytes(lease_uri(output, token), _released(mine))
+    return stands
+
+
+def _end(output: str, head: int, mine: Holder) -> None:
+    """Wait until the lease is over, and fence its holder off, should it come back.
+
+    Raises:
+        JobError: it is not over.
+    """
+    _wait_until_over(output, head)
+    holder = _holder(output, head)
+    if holder is not None and not holder.released:
+        create_bytes(lease_uri(output, head + 1), _released(mine))
 
 
 def _beat(fence: Fence, mine: Holder, ended: threading.Event) -> None:
@@ -190,8 +224,10 @@ def _wait_until_over(output: str, token: int) -> None:
         seen = now
 
 
-def _latest(output: str) -> int | None:
-    return max(_tokens(output), default=None)
+def _heads(output: str) -> list[int]:
+    """The leases that no other has ended, in their order: one, but where runs began at once where there was none."""
+    tokens = set(_tokens(output))
+    return sorted(token for token in tokens if token + 1 not in tokens)
 
 
 def _tokens(output: str) -> list[int]:
@@ -211,6 +247,10 @@ def _holder(output: str, token: int) -> Holder | None:
 
 def _text(holder: Holder) -> bytes:
     return json.dumps(dataclasses.asdict(holder)).encode()
+
+
+def _released(holder: Holder) -> bytes:
+    return _text(dataclasses.replace(holder, released=True))
 
 
 def _myself() -> Holder:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import multiprocessing
 import os
@@ -9,7 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,41 @@ def test_a_second_run_is_refused_and_told_whose_the_first_is(output: str) -> Non
         first.check()
     with held(output) as second:
         assert second.token == first.token + 1
+
+
+@pytest.mark.parametrize("all_create_before_one_looks", [False, True])
+def test_of_runs_that_begin_at_once_one_writes(
+    output: str, monkeypatch: pytest.MonkeyPatch, *, all_create_before_one_looks: bool
+) -> None:
+    """Three see no lease, and each creates one of its own number: one holds its own, the others are refused."""
+    heads, looks, abreast, over = lease._heads, itertools.count(), threading.Barrier(3), threading.Event()
+
+    def looked(output: str) -> list[int]:
+        look = next(looks)
+        if 3 <= look < 6 and all_create_before_one_looks:
+            abreast.wait(10)
+        found = heads(output)
+        if look < 3:
+            time.sleep(0.05 * abreast.wait(10))
+        return found
+
+    monkeypatch.setattr(lease, "_heads", looked)
+
+    def run(_: int) -> str:
+        try:
+            with held(output) as fence:
+                over.wait(20)
+                fence.check()
+                return "wrote"
+        except JobError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(3) as pool:
+        runs = [pool.submit(run, i) for i in range(3)]
+        losers = [done.result() for done in itertools.islice(as_completed(runs), 2)]
+        over.set()
+    assert all("another run is writing there" in said for said in losers)
+    assert [done.result() for done in runs].count("wrote") == 1
 
 
 def test_an_interrupted_run_lets_go(tmp_path: Path) -> None:
