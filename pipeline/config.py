@@ -138,7 +138,7 @@ class JobConfig(Settings):
         None,
         gt=0,
         description="seconds that an image or edit may take in the model, a batch as many times that; what hangs is "
-        "cut off, and fails; none: 1800 on a GPU, else no limit",
+        "cut off, and fails; none: 600 on a GPU, else no limit",
     )
     actors: int = Field(1, ge=1, description="engine actors")
     num_gpus: float | None = Field(None, ge=0, description="GPUs per actor; none: 1 where the cluster has them, else 0")

@@ -153,7 +153,7 @@ def _run_engine(plan: Plan, resources: Resources) -> float:
     rows = fetch_of(replace(plan, config=config), History())(asked)
     if not resources.num_gpus:
         torch.set_num_threads(resources.num_cpus)
-    engine = Engine.loaded(config, resources.device, None, apart=False)
+    engine = Engine.loaded(config, resources.device, None, apart=None)
     began = time.perf_counter()
     for start in range(0, len(rows), config.batch_size):
         for _ in engine(rows[start : start + config.batch_size]):

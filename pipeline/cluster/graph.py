@@ -23,9 +23,9 @@ from pipeline.errors import JobError, RelatentError
 from pipeline.planning import Plan
 from pipeline.stages.attempts import attempt
 from pipeline.stages.fetch import Fetch
-from pipeline.stages.limits import STORAGE_SECONDS, cut_off, seconds_for
+from pipeline.stages.limits import PICTURE_SECONDS, STORAGE_SECONDS, cut_off, seconds_for
 from pipeline.stages.publish import Publish
-from pipeline.stages.rows import Asked, Fetched, Made, dump, load_counts, passed_on
+from pipeline.stages.rows import Asked, Fetched, Made, dump, load_counts, name_of, passed_on
 
 if TYPE_CHECKING:
     from pipeline.stages.engine import Engine
@@ -45,10 +45,12 @@ _TOLD: Final = pa.schema([("counts", pa.string()), ("events", pa.list_(pa.string
 class LoadEngine(Protocol):
     """Makes an actor's engine, as `Engine.loaded` does."""
 
-    def __call__(self, config: JobConfig, device: str | None, row_seconds: float | None, *, apart: bool) -> Engine: ...
+    def __call__(
+        self, config: JobConfig, device: str | None, row_seconds: float | None, *, apart: str | None
+    ) -> Engine: ...
 
 
-def load_engine(config: JobConfig, device: str | None, row_seconds: float | None, *, apart: bool) -> Engine:
+def load_engine(config: JobConfig, device: str | None, row_seconds: float | None, *, apart: str | None) -> Engine:
     """The engine of a job's model."""
     from pipeline.stages.engine import Engine  # and with it the model's libraries
 
@@ -71,7 +73,7 @@ def outcomes(plan: Plan, fetch: Fetch, publish: Publish, resources: Resources, l
     dataset = (
         ray.data.from_arrow(_blocks(asked, config.batch_size))
         .map_batches(
-            _fetching(fetch, fetched, deadline, run_id, row_seconds, config.batch_size),
+            _fetching(fetch, fetched, deadline, run_id, config.batch_size),
             batch_size=None,
             batch_format="pyarrow",
             num_cpus=_WAITING_CPUS,
@@ -87,7 +89,7 @@ def outcomes(plan: Plan, fetch: Fetch, publish: Publish, resources: Resources, l
             num_cpus=resources.num_cpus,
         )
         .map_batches(
-            _publishing(publish, run_id, row_seconds, log=config.log_json),
+            _publishing(publish, run_id, log=config.log_json),
             batch_size=None,
             batch_format="pyarrow",
             num_cpus=_WAITING_CPUS,
@@ -138,7 +140,7 @@ def _deadline(config: JobConfig, resources: Resources) -> float:
 
 
 def _fetching(
-    fetch: Fetch, schema: pa.Schema, deadline: float, run_id: str, row_seconds: float | None, batch_size: int
+    fetch: Fetch, schema: pa.Schema, deadline: float, run_id: str, batch_size: int
 ) -> Callable[[pa.Table], Iterator[pa.Table]]:
     """Fetching as a function of tables. It is stored once: its indexes may be large, and workers share them.
 
@@ -152,7 +154,11 @@ def _fetching(
             return
         fetch: Fetch = ray.get(stored)
         rows = cast("list[Asked]", table.to_pylist())
-        with metrics.stage("fetch"), cut_off(seconds_for(len(rows), row_seconds, STORAGE_SECONDS)):
+        with (
+            metrics.stage("fetch"),
+            attempt(run_id, "find", [row["image_id"] for row in rows]),
+            cut_off(STORAGE_SECONDS),
+        ):
             idle, others = fetch.done(rows)
         for start in range(0, len(others), batch_size):
             if time.time() > deadline:
@@ -170,16 +176,14 @@ def _fetching(
             if deaths:
                 from pipeline.stages.careful import fetched_carefully  # and with it the model's libraries
 
-                return fetched_carefully(fetch, rows, row_seconds)
-            with cut_off(seconds_for(len(rows), row_seconds, STORAGE_SECONDS)):
+                return fetched_carefully(fetch, rows, run_id)
+            with cut_off(seconds_for(len(rows), PICTURE_SECONDS, STORAGE_SECONDS)):
                 return fetch(rows)
 
     return run
 
 
-def _publishing(
-    publish: Publish, run_id: str, row_seconds: float | None, *, log: bool
-) -> Callable[[pa.Table], pa.Table]:
+def _publishing(publish: Publish, run_id: str, *, log: bool) -> Callable[[pa.Table], pa.Table]:
     """Publishing as a function from tables of parts to tables of their counts, and their events; stored once."""
     stored = ray.put(publish)
 
@@ -193,12 +197,12 @@ def _publishing(
         )
 
     def published(publish: Publish, rows: list[Made]) -> Counts:
-        with attempt(run_id, "publish", [f"{row['image_id']} {row['orders']}" for row in rows]) as deaths:
+        with attempt(run_id, "publish", list(map(name_of, rows))) as deaths:
             if deaths:
                 from pipeline.stages.careful import published_carefully  # and with it the model's libraries
 
-                return published_carefully(publish, rows, row_seconds)
-            with cut_off(seconds_for(len(rows), row_seconds, STORAGE_SECONDS)):
+                return published_carefully(publish, rows, run_id)
+            with cut_off(seconds_for(len(rows), PICTURE_SECONDS, STORAGE_SECONDS)):
                 return publish(rows)
 
     return run
@@ -232,7 +236,7 @@ class _EngineActor:
 
     @cached_property
     def _engine(self) -> Engine:
-        apart = bool(ray.get_runtime_context().was_current_actor_reconstructed)
+        apart = self._run_id if ray.get_runtime_context().was_current_actor_reconstructed else None
         return self._load(self._config, self._device, self._row_seconds, apart=apart)
 
     def __call__(self, table: pa.Table) -> Iterator[pa.Table]:

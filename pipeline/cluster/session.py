@@ -33,7 +33,7 @@ class Resources:
     @property
     def row_seconds(self) -> float | None:
         """The time limit of a row where the job names none: on a CPU a large model may take hours."""
-        return 1800.0 if self.num_gpus else None
+        return 600.0 if self.num_gpus else None
 
     @property
     def dtype(self) -> Literal["bfloat16", "float32"]:

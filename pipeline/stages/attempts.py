@@ -12,8 +12,9 @@ from typing import Final
 from pipeline.errors import JobError
 from pipeline.keys import content_key
 
-# Deaths over the same rows, one after the other, after which it is not worth going on.
-MOST_DEATHS: Final = 6
+# Deaths over the same rows, one after the other, after which it is not worth going on: a batch dies once in its worker,
+# once apart, and twice over each row that is to blame.
+MOST_DEATHS: Final = 20
 
 
 @contextmanager
@@ -33,9 +34,8 @@ def attempt(run: str, stage: str, rows: Sequence[str]) -> Iterator[int]:
     Raises:
         JobError: too many.
     """
-    folder = Path(tempfile.gettempdir()) / f"relatent-attempts-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    note = folder / content_key({"run": run, "stage": stage, "rows": list(rows)})
+    note = _note(run, stage, rows)
+    note.parent.mkdir(mode=0o700, exist_ok=True)
     with note.open("ab") as file:
         deaths = file.tell()
         file.write(b".")
@@ -48,3 +48,14 @@ def attempt(run: str, stage: str, rows: Sequence[str]) -> Iterator[int]:
         yield deaths
     finally:
         note.unlink(missing_ok=True)
+
+
+def deaths_over(run: str, stage: str, rows: Sequence[str]) -> int:
+    """How many workers died over this work on this machine so far."""
+    note = _note(run, stage, rows)
+    return note.stat().st_size if note.exists() else 0
+
+
+def _note(run: str, stage: str, rows: Sequence[str]) -> Path:
+    folder = Path(tempfile.gettempdir()) / f"relatent-attempts-{os.getuid()}"
+    return folder / content_key({"run": run, "stage": stage, "rows": list(rows)})

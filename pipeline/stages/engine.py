@@ -45,20 +45,21 @@ class Engine:
         self._editor = editor
 
     @classmethod
-    def loaded(cls, config: JobConfig, device: str | None, row_seconds: float | None, *, apart: bool) -> Engine:
+    def loaded(cls, config: JobConfig, device: str | None, row_seconds: float | None, *, apart: str | None) -> Engine:
         """An engine with the job's model; `device` None takes a GPU where there is one.
 
         Args:
             config: of the job.
             device: where the model goes.
             row_seconds: the most that a row may take in it; None: for ever.
-            apart: put the model into a process of its own, so that a row that ends it, or hangs, can be told.
+            apart: of the run of this name: put the model into a process of its own, so that a row that ends it, or
+                hangs, can be told.
 
         Raises:
             JobError: the model cannot be loaded; `apart`, that shows with the first rows.
         """
         load = partial(_editor, config, device)
-        guard = InChild(load, row_seconds) if apart else InProcess(load(), row_seconds)
+        guard = InChild(load, apart, row_seconds) if apart else InProcess(load(), row_seconds)
         return cls(config, GuardedEditor(guard))
 
     def __call__(self, rows: Sequence[Fetched]) -> Iterator[list[Made]]:

@@ -10,11 +10,14 @@ from functools import cached_property
 from operator import attrgetter, methodcaller
 from typing import Any, Final, Protocol
 
+import numpy as np
 import torch
 
 from pipeline.errors import JobError, RowError
 from pipeline.inversion import Inversion
+from pipeline.keys import sha256_hex
 from pipeline.settings import EditSettings, InversionSettings
+from pipeline.stages.attempts import attempt, deaths_over
 from pipeline.stages.child import Child, ChildDiedError, ChildTimedOutError
 from pipeline.stages.limits import cut_off, seconds_for
 from pipeline.synthesis import EditRequest, Synthesis
@@ -32,9 +35,9 @@ _NOT_LOST: Final = re.compile(r"out of memory|_ALLOC_FAILED|_NOT_SUPPORTED|no ke
 
 
 class Guard(Protocol):
-    """Applies an action to an editor for a number of rows."""
+    """Applies an action to an editor for rows of these names."""
 
-    def __call__(self, action: Callable[[Any], Any], rows: int) -> Any: ...
+    def __call__(self, action: Callable[[Any], Any], rows: Sequence[str]) -> Any: ...
 
 
 class GuardedEditor:
@@ -45,20 +48,27 @@ class GuardedEditor:
 
     @cached_property
     def model_name(self) -> str:
-        return str(self._guard(attrgetter("model_name"), 1))
+        return str(self._guard(attrgetter("model_name"), ["model_name"]))
 
     def invert_rows(
         self, images: Sequence[Any], source_prompts: Sequence[str], settings: InversionSettings
     ) -> list[Inversion | RowError]:
-        return list(self._guard(methodcaller("invert_rows", images, source_prompts, settings), len(images)))
+        rows = [f"invert {_digest(image)} {prompt}" for image, prompt in zip(images, source_prompts, strict=True)]
+        return list(self._guard(methodcaller("invert_rows", images, source_prompts, settings), rows))
 
     def restore_rows(self, inversions: Sequence[Inversion]) -> list[Inversion]:
-        return list(self._guard(methodcaller("restore_rows", inversions), len(inversions)))
+        rows = [f"restore {_digest(one.original)} {one.source_prompt}" for one in inversions]
+        return list(self._guard(methodcaller("restore_rows", inversions), rows))
 
     def edit_rows(
         self, inversions: Sequence[Inversion], requests: Sequence[EditRequest], settings: EditSettings
     ) -> list[Synthesis | RowError]:
-        return list(self._guard(methodcaller("edit_rows", inversions, requests, settings), len(requests)))
+        rows = [f"edit {_digest(inversions[request.inversion].original)} {request}" for request in requests]
+        return list(self._guard(methodcaller("edit_rows", inversions, requests, settings), rows))
+
+
+def _digest(image: Any) -> str:
+    return sha256_hex(np.asarray(image).tobytes())
 
 
 class InProcess:
@@ -71,8 +81,8 @@ class InProcess:
         self._editor = editor
         self._row_seconds = row_seconds
 
-    def __call__(self, action: Callable[[Any], Any], rows: int) -> Any:
-        with cut_off(seconds_for(rows, self._row_seconds)):
+    def __call__(self, action: Callable[[Any], Any], rows: Sequence[str]) -> Any:
+        with cut_off(seconds_for(len(rows), self._row_seconds)):
             try:
                 return action(self._editor)
             except Exception as error:
@@ -85,25 +95,35 @@ class InProcess:
 class InChild:
     """Calls in a process of its own: of a batch that ends it nobody is blamed, of a row alone that row is.
 
+    So it is where not that process ends, but the one that waits for it: it is Ray's own workers that Ray ends for want
+    of memory.
+
     Args:
         load: makes the editor, or whatever is called, there.
+        run: whose notes tell how often that happened.
         row_seconds: the most that a call may take for each of its rows; None: for ever.
         waiting: seconds that a call may take beside that.
     """
 
-    def __init__(self, load: Callable[[], Any], row_seconds: float | None, waiting: float = 0.0) -> None:
+    def __init__(self, load: Callable[[], Any], run: str, row_seconds: float | None, waiting: float = 0.0) -> None:
         self._child = Child(load)
+        self._run = run
         self._row_seconds = row_seconds
         self._waiting = waiting
 
-    def __call__(self, action: Callable[[Any], Any], rows: int) -> Any:
-        for _ in range(_TRIES_ALONE - 1 if rows == 1 else 0):
-            try:
-                return self._once(action, rows)
-            except RowError as error:
-                if error.code not in {"worker_died", "device_lost"}:
-                    raise
-        return self._once(action, rows)
+    def __call__(self, action: Callable[[Any], Any], rows: Sequence[str]) -> Any:
+        most = _TRIES_ALONE if len(rows) == 1 else 1
+        deaths = deaths_over(self._run, "apart", rows)
+        if deaths >= most:  # and the note stays, for whoever begins this batch again because of another of its rows
+            raise RowError("worker_died", f"{deaths} workers were killed while it was worked on apart: out of memory?")
+        with attempt(self._run, "apart", rows):
+            for _ in range(most - deaths - 1):
+                try:
+                    return self._once(action, len(rows))
+                except RowError as error:
+                    if error.code not in {"worker_died", "device_lost"}:
+                        raise
+            return self._once(action, len(rows))
 
     def close(self) -> None:
         """End the process."""

@@ -10,10 +10,12 @@ from typing import Final
 
 # An image, a mask and an artifact may each have to wait until a storage answers again.
 STORAGE_SECONDS: Final = 900.0
+# To decode an image, or to composite and encode its pictures, on any machine.
+PICTURE_SECONDS: Final = 60.0
 
 
 def seconds_for(rows: int, row_seconds: float | None, waiting: float = 0.0) -> float | None:
-    """The most that a call for so many rows may take; None: for ever."""
+    """The most that a call for so many rows may take beside waiting; None: for ever."""
     return None if row_seconds is None else rows * row_seconds + waiting
 
 

@@ -120,6 +120,11 @@ def image_columns(row: ImageColumns) -> ImageColumns:
     return columns
 
 
+def name_of(row: Made) -> str:
+    """What tells a part from all others of its job."""
+    return f"{row['image_id']} {row['orders']}"
+
+
 def dump(values: Sequence[Order] | Sequence[FailedRow] | Sequence[Seen] | Counts) -> str:
     """Records as JSON."""
     if not values:  # as most are

@@ -32,7 +32,7 @@ class Watched:
 
     folder: Path
 
-    def __call__(self, config: JobConfig, *_: Any, apart: bool) -> Any:
+    def __call__(self, config: JobConfig, *_: Any, apart: str | None) -> Any:
         engine = Engine(config, GuardedEditor(InProcess(StandInEditor(), None)))
         node = ray.get_runtime_context().get_node_id()
         gpus = "+".join(map(str, ray.get_gpu_ids()))

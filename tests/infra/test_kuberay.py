@@ -18,6 +18,7 @@ import yaml
 from ray._private import ray_constants
 
 from jobs.options import read_config
+from pipeline.config import JobConfig
 from tests.infra.rayjob_schema import SCHEMA
 from tests.infra.rendering import documents, render
 
@@ -184,6 +185,13 @@ def test_the_entrypoint_has_options_that_there_are(rayjob: dict[str, Any]) -> No
     assert words[-1] == "--log-json"
     config = read_config(None, {flag.removeprefix("--"): value for flag, value in given.items()})
     assert (config.address, config.actors, config.num_gpus, config.budget_gpu_hours) == ("auto", 8, 1.0, 40.0)
+
+
+def test_a_row_that_hangs_is_cut_off_long_before_the_job_is(rayjob: dict[str, Any]) -> None:
+    """With its batch first, then in a process apart, then alone."""
+    words = shlex.split(rayjob["spec"]["entrypoint"])
+    row_seconds = float(words[words.index("--row-seconds") + 1])
+    assert (2 * JobConfig().batch_size + 1) * row_seconds < rayjob["spec"]["activeDeadlineSeconds"] / 2
 
 
 def test_the_bucket_policy_gives_no_more_than_a_job_needs(tmp_path: Path) -> None:

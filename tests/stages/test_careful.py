@@ -36,7 +36,7 @@ def rows(photograph: Callable[..., Asked]) -> list[Asked]:
 def test_a_picture_that_ends_its_decoder_fails_alone(rows: list[Asked], output: Path) -> None:
     """It fails with all its edits, and its cause; the others are what they are in an ordinary fetch."""
     of_all = (JobConfig(), Asking([BLUE]), FINGERPRINT, committed_in(str(output)))
-    hostile, good = fetched_carefully(HostileFetch(*of_all), rows, None)
+    hostile, good = fetched_carefully(HostileFetch(*of_all), rows, str(output))
     assert [good] == Fetch(*of_all)(rows[1:])
     assert hostile["status"] == "failed"
     (failed,) = load_failures(hostile["failures"])
@@ -53,7 +53,7 @@ def test_a_picture_that_ends_its_publisher_fails_alone(photograph: Callable[...,
     with held(str(output)) as fence:
         publish = HostilePublish(config, Identity(FINGERPRINT, "0"), History(), fence)
         parts = list(Engine(config, StandInEditor())(fetched))
-        counts = [published_carefully(publish, part, None) for part in parts]
+        counts = [published_carefully(publish, part, str(output)) for part in parts]
     assert sum(count.inverted for count in counts) == 2
     assert (sum(count.edited for count in counts), sum(count.edits_failed for count in counts)) == (2, 2)
     failures = list(current_failures(str(output)))

@@ -9,7 +9,6 @@ from functools import partial
 from operator import methodcaller
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
@@ -18,8 +17,8 @@ from pipeline.errors import JobError, RowError
 from pipeline.stages import guards
 from pipeline.stages.attempts import MOST_DEATHS, attempt
 from pipeline.stages.child import Child, ChildDiedError
-from pipeline.stages.guards import GuardedEditor, InChild, InProcess, is_device_lost
-from pipeline.stages.isolation import each
+from pipeline.stages.guards import InChild, InProcess, is_device_lost
+from tests.stages.guarded import Batch, done
 from tests.stages.victims import LOST, Victim, cannot_start, die_over, hang_with_the_lock
 
 
@@ -32,15 +31,9 @@ def log(tmp_path: Path) -> Path:
 @pytest.fixture
 def guard(log: Path) -> Iterator[InChild]:
     """A victim in a process of its own."""
-    guard = InChild(partial(Victim, log), row_seconds=1.0)
+    guard = InChild(partial(Victim, log), str(log), row_seconds=1.0)
     yield guard
     guard.close()
-
-
-def edited(guard: InChild, prompts: list[str]) -> list[Any]:
-    """What becomes of each prompt, as in the engine."""
-    editor = GuardedEditor(guard)
-    return each(lambda part: editor.edit_rows([], part, None), prompts)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +48,7 @@ def test_a_row_that_ends_its_process_fails_alone(
     guard: InChild, log: Path, bad: str, code: str, message: str, tries: int
 ) -> None:
     """It is tried with its batch, then by itself, and fails with its cause; its batch mates are done."""
-    first, error, second = edited(guard, ["a", bad, "b"])
+    first, error, second = done(guard, ["a", bad, "b"])
     assert (first, second) == ("A", "B")
     assert isinstance(error, RowError)
     assert error.code == code
@@ -66,15 +59,30 @@ def test_a_row_that_ends_its_process_fails_alone(
 
 def test_what_a_row_raises_ends_nothing(guard: InChild, log: Path) -> None:
     """An exception is raised as it is, from the same process."""
-    wrong, right = edited(guard, ["wrong", "right"])
+    wrong, right = done(guard, ["wrong", "right"])
     assert (type(wrong), str(wrong), right) == (ValueError, "wrong", "RIGHT")
     assert log.read_text() == "wrong right\nwrong\nright\n"
+
+
+def test_a_row_over_which_the_worker_is_killed_itself_fails_alone(log: Path) -> None:
+    """As for want of memory: Ray ends the worker, not the process that it started, and begins the batch again."""
+    rows = ["a", "orphan", "b"]
+    worker = Child(partial(Batch, log))
+    for _ in range(3):  # together, then twice alone
+        with pytest.raises(ChildDiedError, match="SIGKILL"):
+            worker.call(methodcaller("done", rows))
+    first, error, second = worker.call(methodcaller("done", rows))
+    worker.close()
+    assert (first, second) == ("A", "B")
+    assert isinstance(error, RowError)
+    assert (error.code, str(error)[:21]) == ("worker_died", "2 workers were killed")
+    assert log.read_text() == "a orphan b\na\norphan\na\norphan\na\nb\n"
 
 
 def test_no_row_is_blamed_for_a_model_that_cannot_be_loaded() -> None:
     """A process that dies before it is asked anything ends the job."""
     with pytest.raises(JobError, match="died 3 times; it was killed by SIGKILL"):
-        edited(InChild(cannot_start, None), ["a", "b"])
+        done(InChild(cannot_start, "no run", None), ["a", "b"])
 
 
 def test_a_hung_native_call_ends_its_process() -> None:
@@ -97,7 +105,7 @@ def test_a_process_ends_itself_when_torch_says_that_the_gpu_is_lost(monkeypatch:
 
     monkeypatch.setattr(guards, "os", SimpleNamespace(_exit=end))
     with pytest.raises(SystemExit):
-        InProcess(SimpleNamespace(call=fail), None)(methodcaller("call"), 1)
+        InProcess(SimpleNamespace(call=fail), None)(methodcaller("call"), ["a"])
 
 
 @pytest.mark.parametrize(
@@ -135,6 +143,6 @@ def test_deaths_at_work_are_remembered(tmp_path: Path, monkeypatch: pytest.Monke
     with attempt("run", "stage", ["a", "b"]) as deaths:
         assert deaths == 0
     note.write_bytes(b"." * MOST_DEATHS)
-    with pytest.raises(JobError, match="6 workers died"), attempt("run", "stage", ["a", "b"]):
+    with pytest.raises(JobError, match="20 workers died"), attempt("run", "stage", ["a", "b"]):
         pass
     assert not note.exists()

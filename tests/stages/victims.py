@@ -17,7 +17,7 @@ LOST = "CUDA error: an illegal memory access was encountered\nCUDA kernel errors
 
 
 class Victim:
-    """Not an editor: its edits are prompts in capitals, but for those that say what is to happen instead."""
+    """Not an editor: it has prompts in capitals for inversions, but for those that say what is to happen instead."""
 
     model_name = "victim"
 
@@ -25,19 +25,22 @@ class Victim:
         self._log = log
         self._is_lost = False
 
-    def edit_rows(self, inversions: Sequence[Any], requests: Sequence[str], settings: Any) -> list[str]:
+    def invert_rows(self, images: Sequence[Any], prompts: Sequence[str], settings: Any) -> list[str]:
         with self._log.open("a") as log:
-            log.write(" ".join(requests) + "\n")
-        if self._is_lost or "lost" in requests:
+            log.write(" ".join(prompts) + "\n")
+        if self._is_lost or "lost" in prompts:
             self._is_lost = True  # as a GPU's context is to its process
             raise RuntimeError(LOST)
-        if "segfault" in requests:
+        if "segfault" in prompts:
             os.kill(os.getpid(), signal.SIGSEGV)
-        if "hang" in requests:
+        if "hang" in prompts:
             time.sleep(60)
-        if "wrong" in requests:
+        if "wrong" in prompts:
             raise ValueError("wrong")
-        return [request.upper() for request in requests]
+        if "orphan" in prompts:  # as Ray's memory monitor kills its worker, and not what the worker started
+            os.kill(os.getppid(), signal.SIGKILL)
+            time.sleep(60)
+        return [prompt.upper() for prompt in prompts]
 
 
 def cannot_start() -> None:
