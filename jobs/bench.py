@@ -65,7 +65,7 @@ def quality(
 
 @bench.command()
 def speed(
-    images: Annotated[int, typer.Option(min=1, help="photographs, each with four edits")] = 8,
+    images: Annotated[int, typer.Option(min=1, help="photographs, each with four edits")] = 32,
     alone: Annotated[
         int, typer.Option(min=1, help="of these, how many also go through what takes one image at a time")
     ] = 4,
@@ -100,8 +100,8 @@ def speed(
                 fixed=model in RANDOM_MODELS,
                 compiled=compiled,
                 say=lambda line: typer.echo(line, err=True),
+                save=lambda report: _write(json_file, report.as_json()),
             )
-        _write(json_file, report.as_json())
         typer.echo(report.table())
         return DONE
 

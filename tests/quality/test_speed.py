@@ -132,11 +132,19 @@ def test_a_matrix_product_has_a_rate() -> None:
 def test_figures_of_every_kind_of_system(small: StableDiffusion) -> None:
     """Seconds, decibels, memory and utilisation of each; a batch gives the pictures that single images do."""
     names = [PUBLISHED, "fast", IN_BATCHES, ALONE]
-    lines = list[str]()
-    report = measure_speed(small, Extent(images=2, alone_images=1, steps=4), names, fixed=True, say=lines.append)
+    lines, saved = list[str](), list[int]()
+    report = measure_speed(
+        small,
+        Extent(images=2, alone_images=1, steps=4),
+        names,
+        fixed=True,
+        say=lines.append,
+        save=lambda so_far: saved.append(len(so_far.systems)),
+    )
     figures = json.loads(json.dumps(report.as_json()))
     assert list(figures["systems"]) == names
     assert len(lines) == len(names)
+    assert saved == [1, 2, 3, 4], "what was measured is not lost where the rest is"
     for name, system in figures["systems"].items():
         assert system["invert_s"] > 0
         assert system["edit_s"] > 0

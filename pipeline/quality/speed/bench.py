@@ -48,7 +48,7 @@ class Extent:
         steps: of every system; None leaves each its own.
     """
 
-    images: int = 8
+    images: int = 32
     alone_images: int = 4
     batch: int = 16
     steps: int | None = None
@@ -73,12 +73,13 @@ def measure_speed(
     fixed: bool = False,
     compiled: bool = False,
     say: Callable[[str], None] = print,
+    save: Callable[[SpeedReport], None] = lambda _: None,
 ) -> SpeedReport:
     """Run every system, or those of `names`; with `fixed`, fits take all of their iterations.
 
     `compiled` calls the network compiled in ours; what others wrote runs as they wrote it.
 
-    `say` is told in one line what was measured.
+    `say` is told in one line what was measured, and `save` is given what there is so far.
 
     Raises:
         JobError: an unknown system.
@@ -94,6 +95,23 @@ def measure_speed(
         model.compile()
     network = model.compiled
     measured, outputs, skipped = dict[str, Figures](), dict[str, list[Pixels]](), dict[str, str]()
+    ceiling = as_pixels(model.decode_latents(model.encode_images(as_tensor([photo.pixels for photo in compared]))))
+
+    def report() -> SpeedReport:
+        return SpeedReport(
+            machine=describe(model.device, model.dtype),
+            model=model.fingerprint,
+            matmul_flops=rate,
+            vae_psnr=mean_psnr(ceiling, compared),
+            recon_images=len(compared),
+            edits_per_image=len(EDITS),
+            fixed_iterations=fixed,
+            compiled=compiled,
+            systems={name: replace(f, flops_utilisation=f.flops_per_s / rate) for name, f in measured.items()},
+            skipped=skipped,
+            max_pixel_difference=_largest_difference(outputs),
+        )
+
     for name in names or known:
         system = known[name] if extent.steps is None else known[name].with_steps(extent.steps)
         model.compiled = network if isinstance(system, Ours) else None
@@ -107,20 +125,8 @@ def measure_speed(
             say(f"{name}: skipped ({skipped[name]})")
         else:
             say(f"{name}: {measured[name]}")
-    ceiling = as_pixels(model.decode_latents(model.encode_images(as_tensor([photo.pixels for photo in compared]))))
-    return SpeedReport(
-        machine=describe(model.device, model.dtype),
-        model=model.fingerprint,
-        matmul_flops=rate,
-        vae_psnr=mean_psnr(ceiling, compared),
-        recon_images=len(compared),
-        edits_per_image=len(EDITS),
-        fixed_iterations=fixed,
-        compiled=compiled,
-        systems={name: replace(f, flops_utilisation=f.flops_per_s / rate) for name, f in measured.items()},
-        skipped=skipped,
-        max_pixel_difference=_largest_difference(outputs),
-    )
+        save(report())
+    return report()
 
 
 def _measure(
