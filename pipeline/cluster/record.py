@@ -11,7 +11,6 @@ from pipeline.counts import Counts
 from pipeline.io.layout import run_record_uri
 from pipeline.io.lease import Fence
 from pipeline.io.run_record import recorded
-from pipeline.io.storage import write_bytes
 from pipeline.planning import Plan
 
 _RECORDED: Final = ("relatent", "ray", "torch", "diffusers", "transformers", "pyarrow", "pillow", "numpy")
@@ -47,5 +46,4 @@ def _write(plan: Plan, fence: Fence, state: dict[str, Any]) -> None:
         "model_fingerprint": plan.fingerprint,
         **state,
     }
-    fence.check()
-    write_bytes(run_record_uri(plan.output), (json.dumps(record, indent=2, sort_keys=True) + "\n").encode())
+    fence.write(run_record_uri(plan.output), (json.dumps(record, indent=2, sort_keys=True) + "\n").encode())

@@ -20,7 +20,16 @@ from typing import Final
 
 from pipeline.errors import JobError
 from pipeline.io.layout import lease_uri, leases_uri
-from pipeline.io.storage import StorageError, create_bytes, list_files, read_if_there, write_bytes
+from pipeline.io.storage import (
+    StorageError,
+    create_bytes,
+    list_files,
+    read_if_there,
+    replace_bytes,
+    version_of,
+    write_bytes,
+)
+from pipeline.io.uris import scheme_of
 
 _LOG: Final = logging.getLogger("relatent")
 
@@ -82,6 +91,26 @@ class Fence:
         later = _holder(self.output, self.token + 1)
         if later is not None:
             raise JobError(f"output {self.output}: another run took over ({later}); this one has stopped writing")
+
+    def write(self, uri: str, data: bytes) -> None:
+        """Write a file below the output, in the place of any that is there.
+
+        On S3 it never takes the place of one that was written after the check, so that what a suspended process sends
+        late does not replace what a later run has made.
+
+        Raises:
+            JobError: another run has taken over.
+            StorageError: it could not be written.
+        """
+        self.check()
+        if scheme_of(uri) != "s3":
+            write_bytes(uri, data)
+            return
+        done = create_bytes(uri, data)
+        while not done:
+            version = version_of(uri)
+            self.check()
+            done = create_bytes(uri, data) if version is None else replace_bytes(uri, data, version)
 
 
 @contextmanager

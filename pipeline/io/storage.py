@@ -37,8 +37,10 @@ __all__ = [
     "read_part",
     "read_within",
     "remove",
+    "replace_bytes",
     "resolve",
     "size",
+    "version_of",
     "write_bytes",
 ]
 
@@ -172,7 +174,47 @@ def create_bytes(uri: str, data: bytes) -> bool:
             raise
         return True
 
-    return on(uri, create)
+    done = on(uri, create)
+    transferred("out", len(data) if done else 0)
+    return done
+
+
+def version_of(uri: str) -> str | None:
+    """The ETag of an object on S3, None if there is none.
+
+    Raises:
+        StorageError: the storage does not answer.
+    """
+    try:
+        return on(uri, lambda fs, path: str(fs.info(path)["ETag"]))
+    except StorageError as error:
+        if error.missing:
+            return None
+        raise
+
+
+def replace_bytes(uri: str, data: bytes, version: str) -> bool:
+    """Write an object on S3 in the place of the one of this version, and of no other.
+
+    Returns:
+        Whether that was done; also False where it was, but the answer was lost and the request sent again.
+
+    Raises:
+        StorageError: it could not be written.
+    """
+
+    def replace(fs: AbstractFileSystem, path: str) -> bool:
+        try:
+            fs.pipe_file(path, data, IfMatch=version)
+        except OSError as error:
+            if isinstance(error, FileNotFoundError) or _is_refused(error):
+                return False
+            raise
+        return True
+
+    done = on(uri, replace)
+    transferred("out", len(data) if done else 0)
+    return done
 
 
 def _is_refused(error: OSError) -> bool:

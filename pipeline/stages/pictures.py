@@ -15,7 +15,6 @@ from pipeline.diffusion.composite import composite_pixels, to_bytes
 from pipeline.io.images import decode, encode_png, resize
 from pipeline.io.layout import picture_uri
 from pipeline.io.lease import Fence
-from pipeline.io.storage import write_bytes
 from pipeline.io.tensors import unpack
 from pipeline.keys import sha256_hex
 from pipeline.stages.flags import qa_flags
@@ -56,8 +55,7 @@ class Pictures:
         pixels, alpha, background_psnr = self._composited(i, keeps_shape=controls.hold_structure > 0)
         data = encode_png(pixels, alpha, self._provenance(order))
         uri = picture_uri(self._fence.output, self._row["image_id"], edit.edit_id, edit.strength)
-        self._fence.check()
-        write_bytes(uri, data)
+        self._fence.write(uri, data)
         fitted = json.loads(self._inversion["settings"])["guidance_scale"]
         row = {
             "edit_key": order.key,

@@ -142,6 +142,27 @@ def test_a_holder_that_awakes_stays_fenced_off(output: str) -> None:
     assert read_if_there(lease_uri(output, successor)) == b""
 
 
+@pytest.mark.parametrize("there", [False, True])
+def test_what_a_zombie_sends_late_replaces_nothing_on_s3(s3: str, monkeypatch: pytest.MonkeyPatch, there: bool) -> None:
+    """It is suspended between its check and its request, and a later run writes meanwhile."""
+    picture, name = f"{s3}/images/a.png", "replace_bytes" if there else "create_bytes"
+    send = getattr(lease, name)
+    with held(s3) as zombie:
+        if there:
+            zombie.write(picture, b"before")
+
+        def late(uri: str, *data: Any) -> Any:
+            monkeypatch.setattr(lease, name, send)
+            create_bytes(lease_uri(s3, zombie.token + 1), b"")
+            write_bytes(uri, b"of a later run")
+            return send(uri, *data)
+
+        monkeypatch.setattr(lease, name, late)
+        with pytest.raises(JobError, match="took over"):
+            zombie.write(picture, b"late")
+    assert read_bytes(picture) == b"of a later run"
+
+
 def test_a_dead_process_of_this_machine_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After kill −9 the same command can be given again at once."""
     monkeypatch.setattr(lease, "PATIENCE_SECONDS", 3600.0)
