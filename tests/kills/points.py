@@ -31,7 +31,11 @@ KILL_POINTS: Final = (
     *(f"{moment} {what}" for what in (*PUBLISHED, "start", "run", "beat") for moment in MOMENTS),
 )
 # The same on object storage, where a lease is created by one PUT as all else is, of which its maker may never hear.
-PUT_KILL_POINTS: Final = ("within lease", "after lease", *KILL_POINTS)
+# That half a PUT is nothing does not depend on what is put.
+PUT_KILL_POINTS: Final = (
+    *(f"{moment} {what}" for what in ("lease", *PUBLISHED, "start", "run", "beat") for moment in ("before", "after")),
+    *(f"within {what}" for what in ("lease", "picture", "edits")),
+)
 # What upkeep does beside writing: before the first file is removed, and before the second.
 REMOVALS: Final = ("removing", "between")
 

@@ -31,11 +31,11 @@ from tests.stages.stand_in import StandInEditor
 from tests.upkeep.outputs import plan
 
 OLD = (PromptRow(edit_id="blue", prompt="a blue photo", strength=(0.5, 1.0)),)
-# One edit takes another's place, one is new, one fails; so does an image that is missing.
+# Edits take others' places, one is new, of a new image, and one fails; so does an image that is missing.
 NEW = (
-    PromptRow(edit_id="blue", prompt="a bluer photo", strength=(0.5, 1.0)),
-    PromptRow(edit_id="green", prompt="a green photo"),
-    PromptRow(edit_id="bad", prompt="a bad photo"),
+    PromptRow(edit_id="blue", prompt="a bluer photo", strength=(0.5, 1.0), image_id="a"),
+    PromptRow(edit_id="green", prompt="a green photo", image_id="b"),
+    PromptRow(edit_id="bad", prompt="a bad photo", image_id="a"),
 )
 
 
