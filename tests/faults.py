@@ -9,7 +9,7 @@ import struct
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final
@@ -17,7 +17,11 @@ from urllib.parse import urlsplit
 
 # Refused or broken before the server hears of it; done, with an answer that is lost or cut short; done slowly.
 FAULTS: Final = ("500", "503", "reset", "lost", "truncated", "slow")
-_REFUSALS: Final = {"500": "InternalError", "503": "SlowDown", "400": "ExpiredToken"}
+_REFUSALS: Final = {
+    "500": ("InternalError", "We encountered an internal error. Please try again."),
+    "503": ("SlowDown", "Please reduce your request rate."),
+    "400": ("ExpiredToken", "The provided token has expired."),
+}
 _SLOW_SECONDS: Final = 0.2
 _HOP: Final = {"connection", "keep-alive", "transfer-encoding"}
 
@@ -29,6 +33,8 @@ class Proxy(ThreadingHTTPServer):
         share: of requests that meet a fault.
         always: what meets every request, if anything: "reset" is an outage.
         only: what the path and query of those must contain that meet it.
+        on_put: called with "before", "within" and "after", the path and the body of a PUT: before the server hears of
+            it, when it has half of the body, and when it has answered. Its exception ends the request there.
     """
 
     daemon_threads = True
@@ -40,6 +46,7 @@ class Proxy(ThreadingHTTPServer):
         self.share = share
         self.always: str | None = None
         self.only = ""
+        self.on_put: Callable[[str, str, bytes], None] | None = None
         self.met: Counter[str] = Counter()
         self._rng = random.Random(seed)
         self._lock = threading.Lock()
@@ -85,7 +92,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         if fault in _REFUSALS:
-            self._refuse(int(fault), _REFUSALS[fault])
+            self._refuse(int(fault), *_REFUSALS[fault])
             return
         answer, data = self._forwarded(body)
         if fault == "lost" or (fault == "truncated" and not data):
@@ -97,17 +104,28 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _forwarded(self, body: bytes) -> tuple[http.client.HTTPResponse, bytes]:
         connection = http.client.HTTPConnection(*self.server.target, timeout=60)
+        half = len(body) // 2
         try:
+            self._pass("before", body)
             # The signature covers the host that the client asked.
             connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
             for name, value in self.headers.items():
                 if name.lower() not in _HOP:
                     connection.putheader(name, value)
-            connection.endheaders(body or None)
+            connection.endheaders(body[:half] or None)
+            self._pass("within", body)
+            if body:
+                connection.send(body[half:])
             answer = connection.getresponse()
-            return answer, answer.read()
+            data = answer.read()
+            self._pass("after", body)
+            return answer, data
         finally:
             connection.close()
+
+    def _pass(self, moment: str, body: bytes) -> None:
+        if self.command == "PUT" and self.server.on_put is not None:
+            self.server.on_put(moment, self.path, body)
 
     def _answer(self, answer: http.client.HTTPResponse, data: bytes, fault: str | None) -> None:
         self.send_response(answer.status)
@@ -127,8 +145,8 @@ class _Handler(BaseHTTPRequestHandler):
             time.sleep(_SLOW_SECONDS)
         self.wfile.write(data[half:])
 
-    def _refuse(self, status: int, code: str) -> None:
-        data = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>by the tests</Message></Error>".encode()
+    def _refuse(self, status: int, code: str, message: str) -> None:
+        data = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{message}</Message></Error>".encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/xml")
         self.send_header("Content-Length", str(len(data)))

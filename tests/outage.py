@@ -6,9 +6,7 @@ compared with what comes of it on local disk.
 
 from __future__ import annotations
 
-import argparse
 import os
-import random
 import tempfile
 import threading
 import time
@@ -23,6 +21,7 @@ from tests.results import results
 from tests.s3_server import BUCKET, environment, s3_server
 from tests.small_job import SETTINGS, photograph, write_inputs
 from tests.small_model import save_small_model
+from tests.soaking import options_of, say
 
 _IMAGES: Final = 6
 # Then a job of these is under way.
@@ -31,20 +30,15 @@ _REQUESTS: Final = 60
 
 def main() -> None:
     """Run the job; it fails by an assertion."""
-    parser = argparse.ArgumentParser(description="A small job over storage that is out for a while.")
-    parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("--seed", type=int, default=None)
-    options = parser.parse_args()
-    seed = random.SystemRandom().randrange(10**6) if options.seed is None else options.seed
-    _say(f"seed {seed}")
+    options = options_of("A small job over storage that is out for a while.", "seconds", 60.0)
     with (
         tempfile.TemporaryDirectory() as name,
         s3_server(Path(name) / "s3") as endpoint,
-        faulty(endpoint, share=0.2, seed=seed) as proxy,
+        faulty(endpoint, share=0.2, seed=options.seed) as proxy,
     ):
         os.environ.update(environment(proxy.endpoint))
         _run(Path(name), proxy, options.seconds)
-        _say(f"seed {seed}: nothing lost or doubled; requests met {dict(proxy.met)}")
+        say(f"seed {options.seed}: nothing lost or doubled; requests met {dict(proxy.met)}")
 
 
 def _run(folder: Path, proxy: Proxy, seconds: float) -> None:
@@ -69,15 +63,11 @@ def _execute(job: dict[str, Any], output: str) -> None:
 def _go_out(proxy: Proxy, seconds: float) -> None:
     while proxy.met.total() < _REQUESTS:
         time.sleep(0.05)
-    _say(f"no answer for {seconds:g} s")
+    say(f"no answer for {seconds:g} s")
     proxy.always = "reset"
     time.sleep(seconds)
     proxy.always = None
-    _say("answers again")
-
-
-def _say(line: str) -> None:
-    print(f"[{time.strftime('%H:%M:%S')}] {line}", flush=True)  # noqa: T201
+    say("answers again")
 
 
 if __name__ == "__main__":

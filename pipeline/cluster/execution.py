@@ -14,7 +14,7 @@ from pipeline.cluster.graph import LoadEngine, load_engine, outcomes
 from pipeline.cluster.record import record_end, record_start
 from pipeline.cluster.session import connect
 from pipeline.counts import Counts
-from pipeline.errors import CODES
+from pipeline.errors import CODES, JobError
 from pipeline.events import tell_missing_scores
 from pipeline.io.artifacts import write_rows
 from pipeline.io.lease import Fence, held
@@ -40,7 +40,8 @@ def execute(
         load: makes each actor's engine.
 
     Raises:
-        JobError: another run is writing there, the model cannot be loaded, or there is no such cluster.
+        JobError: another run is writing there, the model cannot be loaded, there is no such cluster, or some rows are
+            not accounted for.
         StorageError: the output cannot be read or written.
     """
     with held(plan.output) as fence:
@@ -49,13 +50,25 @@ def execute(
         counts = _record_refusals(plan, History(failures), fence)
         if len(plan.images):
             counts = _run(plan, History(failures, insist=insist), fence, counts, on_progress, load)
-        rest = left(plan, counts)
-        if rest and plan.config.budget_gpu_hours is not None and min(rest) >= 0:
-            return counts  # like an interrupted run's, its record does not say that it is finished
-        assert counts.images == len(plan.images), f"images: planned {len(plan.images)}, accounted for {counts.images}"
-        assert counts.edits == plan.edits, f"edits: planned {plan.edits}, accounted for {counts.edits}"
+        if rest := left(plan, counts):
+            # Like an interrupted run's, its record does not say that it is finished.
+            if plan.config.budget_gpu_hours is not None and min(rest) >= 0:
+                return counts
+            raise _unaccounted(plan, counts)
         record_end(plan, fence, counts)
     return counts
+
+
+def _unaccounted(plan: Plan, counts: Counts) -> JobError:
+    """Why planned rows and those that came back are not as many.
+
+    Of a batch whose worker died Ray takes as many parts of the second try as it has of the first for these very parts.
+    If a row comes out otherwise there, one of its two outcomes is lost, or both are counted.
+    """
+    images = f"{counts.images} of {len(plan.images)} images"
+    edits = f"{counts.edits} of {plan.edits} edits"
+    why = "rows came out otherwise when they were tried again after a worker's death"
+    return JobError(f"output {plan.output}: {images} and {edits} accounted for: {why}; give the same command again")
 
 
 def _run(

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, Final, TypeVar
 
 import fsspec
 from fsspec import AbstractFileSystem
@@ -45,6 +45,8 @@ __all__ = [
 ]
 
 _T = TypeVar("_T")
+# What S3, and the services that lend credentials for it, answer to those whose time is over.
+_EXPIRED: Final = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"}
 
 
 class StorageError(RelatentError):
@@ -348,8 +350,11 @@ def _uri(scheme: str, path: str) -> str:
 def _described(uri: str, error: BaseException) -> StorageError:
     if isinstance(error, FileNotFoundError):
         return StorageError(f"{uri}: no such file or object", missing=True)
+    status, code = answer(error)
+    if code in _EXPIRED:
+        return StorageError(f"{uri}: the credentials have expired ({one_line(error)})")
     if isinstance(error, PermissionError):
         return StorageError(f"{uri}: access denied ({one_line(error)})")
-    if answer(error) == (400, "400"):  # to a request for an object's size, which has no room for reasons
+    if (status, code) == (400, "400"):  # to a request for an object's size, which has no room for reasons
         return StorageError(f"{uri}: {one_line(error)}; stores say so, and no more, where credentials have expired")
     return StorageError(f"{uri}: {one_line(error)}")

@@ -19,6 +19,7 @@ import yaml
 
 from pipeline.io.artifacts import write_rows
 from tests.commands import ROOT, call, command
+from tests.faults import Proxy
 from tests.io.rows import edit_row, inversion_row
 from tests.small_job import SETTINGS, flags, photograph, pixels, table, write_inputs
 from tests.small_model import save_small_model
@@ -72,6 +73,18 @@ def test_what_stops_a_job_is_one_line(words: list[str], expected: str, model: st
     assert done.stderr.startswith(expected)
     assert len(done.stderr.splitlines()) == 1
     assert done.stdout == ""
+
+
+def test_expired_credentials_stop_a_job_in_one_line(proxy: Proxy, job: Mapping[str, Any], s3: str) -> None:
+    """Answered as AWS answers from the start, a command exits with 2 at once, and says that it is the credentials."""
+    proxy.always = "400"
+    done = call("run", *flags({**job, "images": f"{s3}/images.csv"}))
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        f"error: manifest {s3}/images.csv: the credentials have expired (The provided token has expired.)"
+    ]
+    assert done.stdout == ""
+    assert proxy.met == {"400": 1}
 
 
 def test_refused_rows_stop_a_job_unless_told_otherwise(job: Mapping[str, Any]) -> None:

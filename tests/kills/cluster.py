@@ -13,13 +13,14 @@ from typing import Any, Final
 from unittest.mock import patch
 
 from ray._private.node import Node
+from ray._private.ray_constants import PROCESS_TYPE_RAYLET
 from ray.cluster_utils import Cluster
 
 from pipeline.cluster.execution import execute
 from pipeline.cluster.graph import LoadEngine, load_engine
 from pipeline.config import JobConfig
 from pipeline.planning import read_plan
-from tests.kills.points import environment, install
+from tests.kills.points import be_the_driver, environment, install
 
 _CPUS: Final = 3
 _OBJECT_STORE: Final = 100 * 2**20
@@ -43,6 +44,18 @@ class Killing:
         """One more raylet; its GPUs need not be there."""
         with patch.dict(os.environ, self._environment()):
             return self.cluster.add_node(num_cpus=_CPUS, num_gpus=num_gpus, object_store_memory=_OBJECT_STORE)
+
+    @property
+    def raylets(self) -> list[int]:
+        """The process of each working node."""
+        return [node.all_processes[PROCESS_TYPE_RAYLET][0].process.pid for node in self.cluster.worker_nodes]
+
+    def mend(self) -> None:
+        """Put a new node in the place of each that was killed, as happens to spot machines."""
+        for node in list(self.cluster.worker_nodes):
+            if node.dead_processes():
+                self.cluster.remove_node(node, allow_graceful=False)
+                self.add_node()
 
     def start(self, load: LoadEngine = load_engine, **config: Any) -> BaseProcess:
         """Start a driver of `relatent run`."""
@@ -85,6 +98,6 @@ def killing(kills: Path, nodes: int) -> Iterator[Killing]:
 
 def _drive(kills: Path, config: Mapping[str, Any], load: LoadEngine, environment: Mapping[str, str]) -> None:
     os.environ.update(environment)
-    (kills / "driver").write_text(str(os.getpid()), encoding="ascii")
+    be_the_driver(kills)
     install(kills)
     execute(read_plan("run", JobConfig(**config)), lambda counts: None, load=load)

@@ -1,8 +1,9 @@
 """Kill −9 at a step of a commit, with nothing of it in the code that is killed.
 
 Python tells an audit hook of every file that is opened and of every rename, before it happens. From these the hook
-knows where a process is in the commit protocol (infra/decisions/0012-commit-protocol.md). What to kill where is said by
-the names of files in a folder, which all processes of a job look at; each is used once.
+knows where a process is in the commit protocol (infra/decisions/0012-commit-protocol.md). On object storage the proxy
+before it knows, from the PUTs. What to kill where is said by the names of files in a folder, which the proxy and all
+processes of a job look at; each is used once.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any, Final
+from urllib.parse import urlsplit
 
-# Before anything is written; written under another name; under its own name.
+# Before anything is written; written under another name, or half-way to the object storage; under its own name.
 MOMENTS: Final = ("before", "within", "after")
 TABLES: Final = ("withdrawals", "inversions", "edits", "failures", "sources")
 PUBLISHED: Final = ("picture", *TABLES)
@@ -27,10 +30,14 @@ KILL_POINTS: Final = (
     "before lease",
     *(f"{moment} {what}" for what in (*PUBLISHED, "start", "run", "beat") for moment in MOMENTS),
 )
+# The same on object storage, where a lease is created by one PUT as all else is, of which its maker may never hear.
+# That half a PUT is nothing does not depend on what is put.
+PUT_KILL_POINTS: Final = (
+    *(f"{moment} {what}" for what in ("lease", *PUBLISHED, "start", "run", "beat") for moment in ("before", "after")),
+    *(f"within {what}" for what in ("lease", "picture", "edits")),
+)
 # What upkeep does beside writing: before the first file is removed, and before the second.
 REMOVALS: Final = ("removing", "between")
-# Who dies: the process that does the step, the job's driver, the engine actors, or the whole node of that process.
-VICTIMS: Final = ("self", "driver", "actor", "node")
 
 ENGINE_ACTOR: Final = "ray::MapWorker(MapBatches(_EngineActor"
 PUBLISH_WORKER: Final = "ray::MapBatches(run)"
@@ -41,7 +48,11 @@ _REMOVED: Final[Counter[str]] = Counter()
 
 
 def arm(folder: Path, *kills: str) -> None:
-    """Ask for kills, each `moment what victim`; those of earlier are forgotten."""
+    """Ask for kills, each `moment what victim`; those of earlier are forgotten.
+
+    Victims are the process that does the step (`self`), the job's `driver`, the engine actors (`actor`), and the whole
+    `node` of that process.
+    """
     folder.mkdir(exist_ok=True)
     for name in pending(folder):
         (folder / name).unlink()
@@ -69,6 +80,26 @@ def install(folder: Path) -> None:
             _STATE.busy = False
 
     sys.addaudithook(hook)
+
+
+def kill_at_puts(folder: Path) -> Callable[[str, str, bytes], None]:
+    """A proxy's `on_put`: the process that `be_the_driver` named dies where the folder says so, whoever asks."""
+
+    def on_put(moment: str, path: str, body: bytes) -> None:
+        if _claimed(folder, f"{moment} {_put(PurePosixPath(urlsplit(path).path), body)}"):
+            kill(_driver(folder))
+            raise ConnectionAbortedError  # and with it goes what it was sending
+
+    return on_put
+
+
+def be_the_driver(folder: Path) -> None:
+    """Let this process be the one that dies as a job's driver."""
+    (folder / "driver").write_text(str(os.getpid()), encoding="ascii")
+
+
+def _driver(folder: Path) -> int:
+    return int((folder / "driver").read_text(encoding="ascii"))
 
 
 def install_if_asked() -> None:
@@ -115,29 +146,44 @@ def _removal(path: Path) -> str | None:
 
 
 def _written(path: Path) -> str:
+    # A lease is created otherwise. A driver writes run.json as it starts, and in the end.
+    record = "start" if getattr(_STATE, "records", 0) % 2 else "run"
+    return {"leases": "beat", "record": record}.get(_kind(path), _kind(path))
+
+
+def _put(path: PurePath, body: bytes) -> str:
+    lease = "lease" if b'"beats": 0' in body and b'"released": false' in body else "beat"
+    record = "start" if b'"state": "running"' in body else "run"
+    return {"leases": lease, "record": record}.get(_kind(path), _kind(path))
+
+
+def _kind(path: PurePath) -> str:
     folder = path.parent.name
-    if folder in TABLES:
+    if folder in {*TABLES, "leases"}:
         return folder
-    if "images" in path.parts or folder == "leases":
-        return "beat" if folder == "leases" else "picture"
-    # A driver writes run.json as it starts, and in the end.
-    return "start" if getattr(_STATE, "records", 0) % 2 else "run"
+    return "picture" if "images" in path.parts else "record"
 
 
 def _strike(folder: Path, point: str) -> None:
-    for name in _names(folder):
-        if name.startswith(f"{point} ") and _claim(folder / name):
-            victim = name.split(" ")[2]
-            if victim == "actor":
-                for pid in ray_processes(folder, ENGINE_ACTOR):
-                    kill(pid)
-                return
-            if victim == "driver":
-                kill(int((folder / "driver").read_text(encoding="ascii")))
-                time.sleep(30)  # nothing more from here either, until Ray ends the processes of the dead driver
-            if victim == "node":
-                kill(os.getppid())
-            kill(os.getpid())
+    victim = _claimed(folder, point)
+    if victim is None:
+        return
+    if victim == "actor":
+        for pid in ray_processes(folder, ENGINE_ACTOR):
+            kill(pid)
+        return
+    if victim == "driver":
+        kill(_driver(folder))
+        time.sleep(30)  # nothing more from here either, until Ray ends the processes of the dead driver
+    if victim == "node":
+        kill(os.getppid())
+    kill(os.getpid())
+
+
+def _claimed(folder: Path, point: str) -> str | None:
+    """The victim of a kill at this point, if one is asked for, and no other process was quicker."""
+    asked = (name for name in _names(folder) if name.startswith(f"{point} "))
+    return next((name.split(" ")[2] for name in asked if _claim(folder / name)), None)
 
 
 def _names(folder: Path) -> list[str]:
@@ -148,7 +194,7 @@ def _claim(kill: Path) -> bool:
     try:
         kill.unlink()
     except FileNotFoundError:
-        return False  # another process was quicker
+        return False
     return True
 
 

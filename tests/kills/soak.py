@@ -6,42 +6,39 @@ run, and its output is compared with that of a job to which nothing happened. Th
 
 from __future__ import annotations
 
-import argparse
 import random
 import shutil
 import signal
 import tempfile
-import threading
 import time
 from collections import Counter
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Final
 
 from tests.kills.cluster import Killing, killing
-from tests.kills.points import ENGINE_ACTOR, KILL_POINTS, PUBLISH_WORKER, arm, kill, pending, ray_processes
+from tests.kills.points import ENGINE_ACTOR, KILL_POINTS, PUBLISH_WORKER, PUBLISHED, arm, kill, pending, ray_processes
 from tests.results import Results, results
 from tests.small_job import SETTINGS, photograph, write_inputs
 from tests.small_model import save_small_model
+from tests.soaking import options_of, say
 
 _IMAGES: Final = 3
 _KILLS_PER_RUN: Final = 3
 # A run's length, roughly; a kill that comes too late finds nobody.
 _SECONDS: Final = 15.0
+# After so long it counts as one that hangs.
+_PATIENCE: Final = 600.0
 
 
 def main() -> None:
     """Run the soak; it fails by an assertion."""
-    parser = argparse.ArgumentParser(description="Many random kills of a small job.")
-    parser.add_argument("--kills", type=int, default=100)
-    parser.add_argument("--seed", type=int, default=None)
-    options = parser.parse_args()
-    seed = random.SystemRandom().randrange(10**6) if options.seed is None else options.seed
-    _say(f"seed {seed}")
+    options = options_of("Many random kills of a small job.", "kills", 100)
     with tempfile.TemporaryDirectory() as folder, killing(Path(folder) / "kills", nodes=1) as cluster:
-        killed = _soak(cluster, Path(folder), random.Random(seed), options.kills)
-    _say(f"seed {seed}: {killed.total()} kills, nothing lost or doubled")
+        killed = _soak(cluster, Path(folder), random.Random(options.seed), options.kills)
+    say(f"seed {options.seed}: {killed.total()} kills, nothing lost or doubled")
     for what, count in sorted(killed.items()):
-        _say(f"  {what}: {count}")
+        say(f"  {what}: {count}")
 
 
 def _soak(cluster: Killing, folder: Path, rng: random.Random, kills: int) -> Counter[str]:
@@ -77,42 +74,52 @@ def _until_done(
 ) -> None:
     code = -signal.SIGKILL
     while code == -signal.SIGKILL:
-        kills = [
-            f"{rng.choice(KILL_POINTS)} {rng.choices(('self', 'driver', 'actor'), (3, 1, 2))[0]}"
-            for _ in range(_KILLS_PER_RUN)
-        ]
+        kills = [_drawn(rng) for _ in range(_KILLS_PER_RUN)]
         arm(cluster.kills, *kills)
         driver = cluster.start(**job)
-        at_random = threading.Thread(target=_at_a_random_moment, args=(cluster, driver, rng.random(), killed))
-        at_random.start()
-        driver.join(600)
-        at_random.join()
-        code = driver.exitcode if driver.exitcode is not None else 1
+        killed.update(_killed_at_a_moment(cluster, driver, rng))
+        code = _until_over(cluster, driver)
         left = {name.rpartition(" ")[0] for name in pending(cluster.kills)}
         killed.update(f"at a step: {point.split(' ')[2]}" for point in kills if point not in left)
         results(job["output"])
-        _say(f"{killed.total()} kills; the driver ended with {code}")
+        say(f"{killed.total()} kills; the driver ended with {code}")
     assert code == 0, f"expected a driver that ends, or is killed; got exit code {code}"
     arm(cluster.kills)
     assert cluster.run(**job) == 0
     assert results(job["output"]) == expected
 
 
-def _at_a_random_moment(cluster: Killing, driver: Any, chance: float, killed: Counter[str]) -> None:
-    """Kill the driver, an actor or a worker some time into a run."""
-    victim = ("driver", "actor", "worker")[int(3 * chance)]
-    driver.join(_SECONDS * (3 * chance % 1))
-    if victim == "driver":
-        found = [driver.pid] if driver.is_alive() else []
-    else:
-        found = ray_processes(cluster.kills, ENGINE_ACTOR if victim == "actor" else PUBLISH_WORKER)
-    for pid in found[:1]:
+def _drawn(rng: random.Random) -> str:
+    """A kill at a step; the driver's own steps are on no node that could go."""
+    point = rng.choice(KILL_POINTS)
+    chances = {"self": 3, "driver": 1, "actor": 2, "node": int(point.split(" ")[1] in PUBLISHED)}
+    return f"{point} {rng.choices(list(chances), list(chances.values()))[0]}"
+
+
+def _killed_at_a_moment(cluster: Killing, driver: BaseProcess, rng: random.Random) -> list[str]:
+    """Kill the driver, an actor, a worker or the node some time into a run; who it was, if there was one."""
+    victim = rng.choice(("driver", "actor", "worker", "node"))
+    driver.join(rng.uniform(0, _SECONDS))
+    if not driver.is_alive():
+        return []
+    pids = {
+        "driver": [driver.pid],
+        "actor": ray_processes(cluster.kills, ENGINE_ACTOR),
+        "worker": ray_processes(cluster.kills, PUBLISH_WORKER),
+        "node": cluster.raylets,
+    }[victim]
+    for pid in pids[:1]:
         kill(pid)
-        killed[f"at a moment: {victim}"] += 1
+    return [f"at a moment: {victim}"] * len(pids[:1])
 
 
-def _say(line: str) -> None:
-    print(f"[{time.strftime('%H:%M:%S')}] {line}", flush=True)  # noqa: T201
+def _until_over(cluster: Killing, driver: BaseProcess) -> int | None:
+    """The exit code of a driver, while nodes that die are replaced; None if it hangs."""
+    deadline = time.monotonic() + _PATIENCE
+    while driver.is_alive() and time.monotonic() < deadline:
+        driver.join(1)
+        cluster.mend()
+    return driver.exitcode
 
 
 if __name__ == "__main__":

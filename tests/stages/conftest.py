@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,9 @@ import pytest
 
 from pipeline.asking import Asking
 from pipeline.config import JobConfig
+from pipeline.counts import Counts
 from pipeline.io.images import encode_png
-from pipeline.io.lease import held
+from pipeline.io.lease import Fence, held
 from pipeline.io.outcomes import committed_edits, committed_inversions, current_failures
 from pipeline.io.sources import remembered
 from pipeline.records import PromptRow
@@ -21,7 +22,7 @@ from pipeline.stages.engine import Engine
 from pipeline.stages.fetch import Committed, Fetch
 from pipeline.stages.history import History
 from pipeline.stages.publish import Identity, Publish
-from pipeline.stages.rows import Asked
+from pipeline.stages.rows import Asked, Fetched, Made, passed_on
 from tests.stages.stand_in import StandInEditor
 
 FINGERPRINT = "f" * 64
@@ -37,10 +38,18 @@ def committed_in(output: str) -> Committed:
     )
 
 
+def parts_of(fetched: Sequence[Fetched], engine: Engine) -> Iterator[list[Made]]:
+    """What an engine's actor hands on of a batch."""
+    if idle := [passed_on(row) for row in fetched if row["status"] != "work"]:
+        yield idle
+    if work := [row for row in fetched if row["status"] == "work"]:
+        yield from engine(work)
+
+
 class Job:
     """The three stages in one process, over one output folder."""
 
-    def __init__(self, output: Path, editor: StandInEditor, prompts: Sequence[PromptRow], **config: Any) -> None:
+    def __init__(self, output: Path | str, editor: StandInEditor, prompts: Sequence[PromptRow], **config: Any) -> None:
         self.output = str(output)
         self.editor = editor
         self.prompts = prompts
@@ -56,16 +65,14 @@ class Job:
 
     def run(self, asked: Sequence[Asked]) -> Any:
         """Fetch, engine and publish once over; the counts of all rows."""
-        from pipeline.counts import Counts
-        from pipeline.stages.rows import passed_on
-
         with held(self.output) as fence:
-            fetched = self.fetch(asked)
-            publish = Publish(self.config, Identity(FINGERPRINT, "0"), self.history(), fence)
-            work = [row for row in fetched if row["status"] == "work"]
-            parts = [[passed_on(row) for row in fetched if row["status"] != "work"]]
-            parts += list(Engine(self.config, self.editor)(work)) if work else []
-            return sum(map(publish, parts), Counts())
+            return self.work(asked, fence)
+
+    def work(self, asked: Sequence[Asked], fence: Fence) -> Counts:
+        """The same under a lease that is held already."""
+        publish = Publish(self.config, Identity(FINGERPRINT, "0"), self.history(), fence)
+        parts = list(parts_of(self.fetch(asked), Engine(self.config, self.editor)))
+        return sum(map(publish, parts), Counts())
 
 
 @pytest.fixture

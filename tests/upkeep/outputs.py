@@ -66,7 +66,7 @@ def make(folder: Path) -> Path:
     return folder / "out"
 
 
-def plan(output: Path, asked: Sequence[Asked], prompts: Sequence[PromptRow], command: Command = "run") -> Plan:
+def plan(output: Path | str, asked: Sequence[Asked], prompts: Sequence[PromptRow], command: Command = "run") -> Plan:
     """The plan of such a run."""
     config = JobConfig(output=str(output), dtype="float32")
     return Plan(command, config, pa.Table.from_pylist(list(asked)), tuple(prompts), (), FINGERPRINT, edits=0)
