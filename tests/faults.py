@@ -9,8 +9,9 @@ import struct
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -29,6 +30,8 @@ class Proxy(ThreadingHTTPServer):
         share: of requests that meet a fault.
         always: what meets every request, if anything: "reset" is an outage.
         only: what the path and query of those must contain that meet it.
+        allows: what a policy allows, by method and path, if there is one. As on AWS it denies what is absent, too:
+            who may not list the whole bucket is not told what is.
     """
 
     daemon_threads = True
@@ -40,6 +43,7 @@ class Proxy(ThreadingHTTPServer):
         self.share = share
         self.always: str | None = None
         self.only = ""
+        self.allows: Callable[[str, str], bool] | None = None
         self.met: Counter[str] = Counter()
         self._rng = random.Random(seed)
         self._lock = threading.Lock()
@@ -87,7 +91,13 @@ class _Handler(BaseHTTPRequestHandler):
         if fault in _REFUSALS:
             self._refuse(int(fault), _REFUSALS[fault])
             return
+        if self.server.allows is not None and not self.server.allows(self.command, self.path):
+            self._refuse(403, "AccessDenied")
+            return
         answer, data = self._forwarded(body)
+        if self.server.allows is not None and answer.status == HTTPStatus.NOT_FOUND:
+            self._refuse(403, "AccessDenied")
+            return
         if fault == "lost" or (fault == "truncated" and not data):
             self._reset()
             return

@@ -29,9 +29,9 @@ class StrictS3FileSystem(S3FileSystem):  # type: ignore[misc]
             raise
 
     async def _is_absent(self, bucket: str, key: str) -> bool:
-        """Whether an object that may not be read is not there, which a store tells only those who may list its whole bucket.
+        """Whether an object that may not be read is not there; a store tells only those who may list its whole bucket.
 
-        Who may list a prefix alone (infra/kuberay/bucket-policy.json) can still ask for a listing of this one key.
+        Who may list some prefixes alone (infra/kuberay/bucket-policy.json) can still ask for a listing of this one key.
         """
         try:
             found = await super()._call_s3("list_objects_v2", Bucket=bucket, Prefix=key, MaxKeys=1)

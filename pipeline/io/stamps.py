@@ -55,8 +55,8 @@ def read_stamped(uri: str, limit: int) -> tuple[bytes, Stamp | None]:
 def stamps(uris: Iterable[str]) -> dict[str, Stamp]:
     """The stamps of those files that are there and have one.
 
-    On S3 keys that lie near each other are answered by one listing, of what lies in the folder that they share below one of
-    the bucket's: others may not be allowed. There are never more requests than URIs.
+    On S3 keys that lie near each other are answered by one listing, which is of the folder that they share: another may
+    not be allowed. There are never more requests than URIs.
 
     Raises:
         StorageError: the storage does not answer, or does not allow to list.
@@ -107,8 +107,7 @@ def _of_object(size: object, etag: object) -> Stamp | None:
 def _listed(bucket: str, keys: Sequence[str]) -> dict[str, Stamp]:
     """Stamps of the keys, sorted, that are there. Relies on nothing but an answer for a key that is in one."""
     wanted, found = set(keys), dict[str, Stamp]()
-    shared, passed = os.path.commonprefix(keys), ""
-    folder = shared[: shared.rfind("/") + 1]
+    folder, passed = _shared_folder(keys), ""
     for at, key in enumerate(keys):
         if key in found or key <= passed:
             continue
@@ -118,6 +117,13 @@ def _listed(bucket: str, keys: Sequence[str]) -> dict[str, Stamp]:
             if name in wanted and stamp is not None:
                 found[name] = stamp
     return found
+
+
+def _shared_folder(keys: Sequence[str]) -> str:
+    """The deepest folder that all keys, sorted, lie in, with its slash; nothing for the bucket itself."""
+    first, last = keys[0], keys[-1]
+    same = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
+    return first[: first.rfind("/", 0, same) + 1]
 
 
 def _page(bucket: str, folder: str, after: str, count: int) -> list[tuple[str, Stamp | None]]:
