@@ -100,8 +100,9 @@ def _check_regular(uri: str, path: str) -> None:
 
 
 def read_if_there(uri: str) -> bytes | None:
-    """The content of a small file or object, None if there is none; on S3 one request either way, and
-    another where the store denies what is not there.
+    """The content of a small file or object, None if there is none.
+
+    On S3 it is one request either way, and another where the store denies what is not there.
 
     Raises:
         StorageError: the storage does not answer.
