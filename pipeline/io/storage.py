@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, Final, TypeVar
 
 import fsspec
 from fsspec import AbstractFileSystem
@@ -19,6 +19,7 @@ from pipeline.io.transfers import transferred
 from pipeline.io.uris import canonical, check_allowed, join, parent, resolve, scheme_of
 
 __all__ = [
+    "PROBE",
     "StorageError",
     "TooLargeError",
     "check_allowed",
@@ -41,6 +42,9 @@ __all__ = [
     "size",
     "write_bytes",
 ]
+
+# Written and removed to see whether a folder can be written to; a kill in between leaves it.
+PROBE: Final = ".writable"
 
 _T = TypeVar("_T")
 
@@ -188,7 +192,7 @@ def check_writable(folder: str) -> None:
     Raises:
         StorageError: it could not be written.
     """
-    probe = join(folder, ".writable")
+    probe = join(folder, PROBE)
     write_bytes(probe, b"")
     # Who may write need not be allowed to delete, and another job may have been quicker.
     with suppress(StorageError):
