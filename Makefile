@@ -40,9 +40,11 @@ types: $(VENV)/.ready-lint ## mypy, strictly, on pipeline and jobs
 train: $(VENV)/.ready-train ## train the bundled model anew, into out/train; pass options as TRAIN_ARGS
 	$(BIN)/python -m jobs.train --output out/train $(TRAIN_ARGS)
 
-sbom: $(VENV)/.ready $(TOOLS)/.ready ## what the environment is made of: a CycloneDX software bill of materials, in out/sbom.json
+sbom: $(VENV)/.ready-cluster $(TOOLS)/.ready ## what the image ships beside Python: a CycloneDX software bill of materials, in out/sbom.json
 	@mkdir -p out
-	$(TOOLS)/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --output-file out/sbom.json $(BIN)/python
+	$(TOOLS)/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible $(BIN)/python > out/environment.json
+	$(BIN)/python infra/sbom.py < out/environment.json > out/sbom.json
+	@rm out/environment.json
 	@echo "out/sbom.json"
 
 # Where pip-audit gets no advisories it says of each package that it was not found, and succeeds; --strict makes that a failure.

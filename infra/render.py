@@ -22,7 +22,9 @@ _PLAIN: Final = re.compile(r"(?!.*: )[\w.,:/@*?=+ -]*", re.ASCII)
 
 
 def render(template: str, values: Mapping[str, object]) -> str:
-    """A template with its values filled in; `${rayjob}` is the rendered RayJob, indented.
+    """A template with its values filled in.
+
+    Two are no values: `${rayjob}`, the rendered RayJob, indented, and `${max_workers}`, the sum of all groups'.
 
     Raises:
         ValueError: the template names a value that there is not, or a value has characters that it must not.
@@ -34,6 +36,8 @@ def render(template: str, values: Mapping[str, object]) -> str:
     if template == "kuberay/nightly.yaml":
         filled["rayjob"] = textwrap.indent(render("kuberay/rayjob.yaml", values), "    ").strip()
     try:
+        if template == "aws/cluster.yaml":
+            filled["max_workers"] = sum(int(str(values[f"{group}_workers"])) for group in ("cpu", "gpu", "spot"))
         return Template((HERE / template).read_text(encoding="utf-8")).substitute(filled)
     except KeyError as error:
         raise ValueError(f"{template}: no value for {error.args[0]}") from error

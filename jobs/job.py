@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 
 from jobs.exits import DONE, INTERRUPTED, SOME_FAILED
-from jobs.log import json_lines, tell_counts, tell_refusals, tell_started
+from jobs.log import tell_counts, tell_refusals, tell_started
 from jobs.progress import progress
 from jobs.report import closing_lines, empty_lines, missing_lines, refusal_lines
 from pipeline.config import JobConfig
@@ -19,9 +19,8 @@ from pipeline.planning import Plan, left, read_plan
 
 def run_job(command: Command, config: JobConfig, *, insist: bool = False) -> int:
     """Do what is missing of a job, and return its exit code; `insist` tries again what failed for good, too."""
-    with json_lines(config):
-        plan = started(command, config)
-        counts = finish(plan, insist=insist)
+    plan = started(command, config)
+    counts = finish(plan, insist=insist)
     if left(plan, counts):
         return INTERRUPTED  # by its budget
     return SOME_FAILED if counts.failures else DONE

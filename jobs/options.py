@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from jobs.exits import exits
+from jobs.log import json_lines
 from pipeline.config import JobConfig
 from pipeline.errors import JobError
 
@@ -101,7 +102,7 @@ def configured(*flags: str) -> Callable[[Callable[[JobConfig], int]], Callable[.
 
     def decorate(function: Callable[[JobConfig], int]) -> Callable[..., None]:
         def command(config: str | None = None, **values: Any) -> None:
-            exits(lambda: function(read_config(config, {flag: values[_name(flag)] for flag in flags})))
+            exits(lambda: _run(function, config, {flag: values[_name(flag)] for flag in flags}))
 
         command.__name__, command.__doc__ = function.__name__, function.__doc__
         command.__annotations__ = {}
@@ -112,6 +113,14 @@ def configured(*flags: str) -> Callable[[Callable[[JobConfig], int]], Callable[.
         return command
 
     return decorate
+
+
+def _run(function: Callable[[JobConfig], int], config: str | None, flags: Mapping[str, Any]) -> int:
+    logged = JobConfig(log_json=bool(flags.get("log-json")), redact_prompts=bool(flags.get("redact-prompts")))
+    with json_lines(logged):  # the flags alone say so until the configuration is read
+        job = read_config(config, flags)
+    with json_lines(job):
+        return function(job)
 
 
 def read_config(uri: str | None, flags: Mapping[str, Any]) -> JobConfig:

@@ -14,14 +14,12 @@ from pipeline.config import JobConfig
 def plan(config: JobConfig) -> int:
     """Say what `run` would do: counts, refused rows, bytes, time, cost. Runs nothing."""
     from jobs.job import started  # --help needs none of it
-    from jobs.log import json_lines
     from jobs.report import plan_lines
     from pipeline.estimate import estimated
     from pipeline.io.outcomes import summary
     from pipeline.planning import remainder
 
-    with json_lines(config):
-        planned = started("run", config)
+    planned = started("run", config)
     there = summary(planned.output)
     for line in plan_lines(planned, there, estimated(planned, there, *remainder(planned))):
         Console().print(line, markup=False, highlight=False, soft_wrap=True)

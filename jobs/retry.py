@@ -19,14 +19,16 @@ def retry(
 
 def _retry(output: str, *, insist: bool) -> int:
     from jobs.job import record_of, run_job  # --help needs none of it
+    from jobs.log import json_lines
     from jobs.report import retry_line
     from pipeline.io.outcomes import current_failures
 
     record = record_of("retry", output)
     config = record.job(output)
-    if not config.log_json:
-        typer.echo(retry_line(current_failures(output), insist=insist), err=True)
-    return run_job(record.command, config, insist=insist)
+    with json_lines(config):
+        if not config.log_json:
+            typer.echo(retry_line(current_failures(output), insist=insist), err=True)
+        return run_job(record.command, config, insist=insist)
 
 
 if __name__ == "__main__":

@@ -70,14 +70,16 @@ class JsonLines(logging.Formatter):
         self._redact = redact_prompts
 
     def format(self, record: logging.LogRecord) -> str:
-        fields: dict[str, Any] = getattr(record, "fields", None) or {}
+        event, fields = record.getMessage(), dict[str, Any](getattr(record, "fields", None) or {})
+        if record.name.partition(".")[0] != LOG.name:  # other libraries' words are no names of events
+            event, fields = "log", {"logger": record.name, "message": event}
         if self._redact:
             fields = {name: _redacted(name, value) for name, value in fields.items() if name not in _QUOTING}
         line = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "run": self._run,
-            "event": record.getMessage(),
+            "event": event,
             **fields,
         }
         return without_secrets(json.dumps(line, ensure_ascii=False, default=str))

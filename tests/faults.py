@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -35,6 +36,8 @@ class Proxy(ThreadingHTTPServer):
         only: what the path and query of those must contain that meet it.
         on_put: called with "before", "within" and "after", the path and the body of a PUT: before the server hears of
             it, when it has half of the body, and when it has answered. Its exception ends the request there.
+        allows: what a policy allows, by method and path, if there is one. As on AWS it denies what is absent, too:
+            who may not list the whole bucket is not told what is.
     """
 
     daemon_threads = True
@@ -47,6 +50,7 @@ class Proxy(ThreadingHTTPServer):
         self.always: str | None = None
         self.only = ""
         self.on_put: Callable[[str, str, bytes], None] | None = None
+        self.allows: Callable[[str, str], bool] | None = None
         self.met: Counter[str] = Counter()
         self._rng = random.Random(seed)
         self._lock = threading.Lock()
@@ -94,7 +98,13 @@ class _Handler(BaseHTTPRequestHandler):
         if fault in _REFUSALS:
             self._refuse(int(fault), *_REFUSALS[fault])
             return
+        if self.server.allows is not None and not self.server.allows(self.command, self.path):
+            self._refuse(403, "AccessDenied", "Access Denied")
+            return
         answer, data = self._forwarded(body)
+        if self.server.allows is not None and answer.status == HTTPStatus.NOT_FOUND:
+            self._refuse(403, "AccessDenied", "Access Denied")
+            return
         if fault == "lost" or (fault == "truncated" and not data):
             self._reset()
             return

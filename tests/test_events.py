@@ -56,3 +56,11 @@ def test_no_credential_is_ever_written(monkeypatch: pytest.MonkeyPatch) -> None:
     for secret in ("AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI", "me:pass"):
         assert secret not in text
     assert without_secrets("s3://bucket/a@b:c") == "s3://bucket/a@b:c"
+
+
+def test_what_other_libraries_log_is_no_event_of_ours() -> None:
+    """It is a line like any other, with its words as the message, which redaction leaves out."""
+    record = logging.LogRecord("elsewhere", logging.WARNING, "", 0, "cut off: %s", ("a secret chair",), None)
+    full, redacted = (json.loads(JsonLines("run", redact_prompts=on).format(record)) for on in (False, True))
+    assert (full["event"], full["logger"], full["message"]) == ("log", "elsewhere", "cut off: a secret chair")
+    assert (redacted["logger"], "message" in redacted) == ("elsewhere", False)

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -74,14 +78,23 @@ def _initialise(address: str) -> None:
         os.environ.setdefault("RAY_worker_niceness", "0")
         local = {"num_cpus": _own_cores() + _WAITING_CORES, "include_dashboard": False}
     try:
-        ray.init(
-            address=address,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            **local,
-        )
+        with _sigterm_kept():
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **local)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise JobError(f"ray: no cluster at {address}: {' '.join(str(error).split())[:300]}") from error
+
+
+@contextmanager
+def _sigterm_kept() -> Iterator[None]:
+    """Keep this process's way to take SIGTERM, in place of which Ray sets an exit; one in the middle interrupts."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    except SystemExit as error:
+        raise KeyboardInterrupt from error
+    finally:
+        if threading.current_thread() is threading.main_thread():  # elsewhere neither Ray nor we can set one
+            signal.signal(signal.SIGTERM, before)
 
 
 def _own_cores() -> int:

@@ -12,7 +12,7 @@ from typing import Any, Final
 from fsspec import AbstractFileSystem
 
 from pipeline.io.lease import Fence
-from pipeline.io.storage import list_files, on, remove
+from pipeline.io.storage import PROBE, exists, list_files, on, remove
 from pipeline.io.uris import canonical, join, scheme_of
 
 _THREADS: Final = 16
@@ -45,14 +45,17 @@ def _size(path: Path) -> int | None:
 
 
 def temporary_files(output: str) -> dict[str, int]:
-    """Files that nobody finished writing, and their bytes; on object storage such are invisible.
+    """Files that nobody finished writing, or that were to go at once, and their bytes.
 
-    To be asked before one is the output's writer oneself: then they are nobody's.
+    On object storage the former are invisible. To be asked before one is the output's writer oneself: then they are
+    nobody's.
     """
+    probe = join(output, PROBE)
+    probes = {probe: 0} if exists(probe) else {}
     if scheme_of(output):
-        return {}
+        return probes
     sizes = list_sizes(output, ".tmp")
-    return {uri: size for uri, size in sizes.items() if _TEMPORARY.fullmatch(Path(uri).name)}
+    return {uri: size for uri, size in sizes.items() if _TEMPORARY.fullmatch(Path(uri).name)} | probes
 
 
 def remove_files(fence: Fence, uris: Sequence[str]) -> None:

@@ -55,21 +55,22 @@ def read_stamped(uri: str, limit: int) -> tuple[bytes, Stamp | None]:
 def stamps(uris: Iterable[str]) -> dict[str, Stamp]:
     """The stamps of those files that are there and have one.
 
-    On S3 keys that lie near each other are answered by one listing; there are never more requests than URIs.
+    On S3 keys that lie near each other are answered by one listing, which is of the folder that they share: another may
+    not be allowed. There are never more requests than URIs.
 
     Raises:
         StorageError: the storage does not answer, or does not allow to list.
     """
     found: dict[str, Stamp] = {}
-    by_bucket: defaultdict[str, dict[str, str]] = defaultdict(dict)
+    by_folder: defaultdict[tuple[str, str], dict[str, str]] = defaultdict(dict)
     for uri in uris:
         scheme = scheme_of(uri)
         if scheme == "" and (stamp := _of_path(uri)):
             found[uri] = stamp
         elif scheme == "s3":
             bucket, _, key = canonical(uri).partition("://")[2].partition("/")
-            by_bucket[bucket][key] = uri
-    for bucket, uri_of in by_bucket.items():
+            by_folder[bucket, key.rpartition("/")[0].partition("/")[0]][key] = uri
+    for (bucket, _), uri_of in by_folder.items():
         found |= {uri_of[key]: stamp for key, stamp in _listed(bucket, sorted(uri_of)).items()}
     return found
 
@@ -106,23 +107,30 @@ def _of_object(size: object, etag: object) -> Stamp | None:
 def _listed(bucket: str, keys: Sequence[str]) -> dict[str, Stamp]:
     """Stamps of the keys, sorted, that are there. Relies on nothing but an answer for a key that is in one."""
     wanted, found = set(keys), dict[str, Stamp]()
-    passed = ""
+    folder, passed = _shared_folder(keys), ""
     for at, key in enumerate(keys):
         if key in found or key <= passed:
             continue
         count = min(_MOST_LISTED, _LISTED_PER_KEY * (len(keys) - at))
-        for name, stamp in _page(bucket, _just_before(key), count):
+        for name, stamp in _page(bucket, folder, _just_before(key), count):
             passed = name
             if name in wanted and stamp is not None:
                 found[name] = stamp
     return found
 
 
-def _page(bucket: str, after: str, count: int) -> list[tuple[str, Stamp | None]]:
-    """The next keys after a text, and their stamps: one request."""
+def _shared_folder(keys: Sequence[str]) -> str:
+    """The deepest folder that all keys, sorted, lie in, with its slash; nothing for the bucket itself."""
+    first, last = keys[0], keys[-1]
+    same = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
+    return first[: first.rfind("/", 0, same) + 1]
+
+
+def _page(bucket: str, folder: str, after: str, count: int) -> list[tuple[str, Stamp | None]]:
+    """The next keys of a folder after a text, and their stamps: one request."""
     answer: Mapping[str, Any] = on(
         f"s3://{bucket}",
-        lambda fs, _: fs.call_s3("list_objects_v2", Bucket=bucket, StartAfter=after, MaxKeys=count),
+        lambda fs, _: fs.call_s3("list_objects_v2", Bucket=bucket, Prefix=folder, StartAfter=after, MaxKeys=count),
     )
     return [(entry["Key"], _of_object(entry.get("Size"), entry.get("ETag"))) for entry in answer.get("Contents", ())]
 

@@ -19,6 +19,7 @@ from pipeline.io.transfers import transferred
 from pipeline.io.uris import canonical, check_allowed, join, parent, resolve, scheme_of
 
 __all__ = [
+    "PROBE",
     "StorageError",
     "TooLargeError",
     "check_allowed",
@@ -43,6 +44,9 @@ __all__ = [
     "version_of",
     "write_bytes",
 ]
+
+# Written and removed to see whether a folder can be written to; a kill in between leaves it.
+PROBE: Final = ".writable"
 
 _T = TypeVar("_T")
 # What S3, and the services that lend credentials for it, answer to those whose time is over.
@@ -104,7 +108,9 @@ def _check_regular(uri: str, path: str) -> None:
 
 
 def read_if_there(uri: str) -> bytes | None:
-    """The content of a small file or object, None if there is none; on S3 one request either way.
+    """The content of a small file or object, None if there is none.
+
+    On S3 it is one request either way, and another where the store denies what is not there.
 
     Raises:
         StorageError: the storage does not answer.
@@ -230,7 +236,7 @@ def check_writable(folder: str) -> None:
     Raises:
         StorageError: it could not be written.
     """
-    probe = join(folder, ".writable")
+    probe = join(folder, PROBE)
     write_bytes(probe, b"")
     # Who may write need not be allowed to delete, and another job may have been quicker.
     with suppress(StorageError):

@@ -6,9 +6,11 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+from ray.autoscaler._private.providers import _get_node_provider_cls
 
 from tests.commands import ROOT
 
@@ -63,6 +65,17 @@ def test_every_package_is_pinned() -> None:
     installs = [line for lines in stages().values() for line in lines if "pip install" in line]
     assert len(installs) == 3
     assert all("-c constraints.txt" in line for line in installs)
+
+
+def test_it_has_what_the_head_of_a_cluster_imports() -> None:
+    """Ray's autoscaler talks to EC2 through boto3, which Ray does not ask for; the image installs it, pinned."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    cluster = {re.split(r"[>\[]", one)[0] for one in project["optional-dependencies"]["cluster"]}
+    assert cluster == {"boto3", "ray"}
+    assert any('".[cluster]"' in line for lines in stages().values() for line in lines)
+    pinned = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    assert all(any(line.startswith(f"{name}==") for line in pinned) for name in cluster)
+    assert _get_node_provider_cls({"type": "aws"})
 
 
 def test_no_secret_can_get_in() -> None:

@@ -204,23 +204,6 @@ def test_the_bucket_policy_gives_no_more_than_a_job_needs(tmp_path: Path) -> Non
     assert actions == {"s3:ListBucket", "s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload"}
 
 
-def test_the_launchers_cluster_is_one_that_ray_takes(tmp_path: Path) -> None:
-    """Ray's own check of the file passes; the groups are those of Kubernetes, and no key is in it."""
-    from ray.autoscaler._private.util import prepare_config, validate_config
-
-    (cluster,) = documents("aws/cluster.yaml", tmp_path, {})
-    validate_config(prepare_config(json.loads(json.dumps(cluster))))
-    types = cluster["available_node_types"]
-    assert types.keys() == {"head", "cpu", "gpu-spot", "gpu"}
-    assert types["head"]["resources"] == {"CPU": 0}
-    assert "InstanceMarketOptions" not in types["head"]["node_config"]
-    assert types["gpu-spot"]["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"}
-    for one in types.values():
-        assert one["node_config"]["IamInstanceProfile"]["Arn"].startswith("arn:aws:iam::")
-        assert one["node_config"]["MetadataOptions"]["HttpTokens"] == "required"
-    assert "access_key" not in json.dumps(cluster).lower()
-
-
 @pytest.mark.parametrize("value", ["a'; rm -rf /; echo '", "$(id)", "a\nb: c", "a: b", '"', "`id`", "{x}", "a #b", "é"])
 def test_values_that_could_end_a_word_are_refused(tmp_path: Path, value: str) -> None:
     """A value is a word of YAML, JSON and the shell: no quotes, no line ends, nothing that is expanded."""

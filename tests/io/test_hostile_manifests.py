@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -140,6 +140,71 @@ def test_repeated_text_is_counted_before_it_is_written_out(tmp_path: Path) -> No
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # kB
 
 
+@pytest.mark.parametrize("kind", [pa.large_string(), pa.dictionary(pa.int32(), pa.string())], ids=str)
+def test_repeated_text_is_counted_whatever_its_writer_calls_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: pa.DataType
+) -> None:
+    """Arrow's writers note their own types in a file, and its reader takes them up."""
+    monkeypatch.setattr(bounded_parquet, "_MOST_BYTES", 1_000_000)
+    note = pa.array(["x" * 1000] * 2000).cast(kind)
+    with pytest.raises(JobError, match="column note: expected at most 1000000 bytes of text; got 2000000"):
+        read_images(_parquet(tmp_path, {"note": note}, [str(i) for i in range(2000)], store_schema=True))
+
+
+def test_bytes_of_fixed_length_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are written out in each row."""
+    monkeypatch.setattr(bounded_parquet, "_MOST_BYTES", 1_000_000)
+    note = pa.array([b"x" * 1000] * 2000, pa.binary(1000))
+    with pytest.raises(JobError, match="bytes of fixed length; got 2000000"):
+        read_images(_parquet(tmp_path, {"note": note}, [str(i) for i in range(2000)]))
+
+
+_ONE: Final = pa.array(np.zeros(2_000_000, np.int8))
+
+
+@pytest.mark.parametrize(
+    "inside",
+    [
+        pa.DictionaryArray.from_arrays(pa.array(np.zeros(2_000, np.int32)), pa.array(["x" * 900_000])),
+        _ONE,
+        pa.StructArray.from_arrays([_ONE], ["x"]),
+        pa.nulls(len(_ONE), pa.int8()),
+    ],
+    ids=["1.8 GB of text", "values", "structs", "nulls"],
+)
+def test_what_stands_in_lists_is_bounded(tmp_path: Path, inside: pa.Array, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some kilobytes stand for more than is allowed; they are refused, and this process allocates none of it."""
+    monkeypatch.setattr(bounded_parquet, "_MOST_NESTED_VALUES", 1_000_000)
+    monkeypatch.setattr(bounded_parquet, "_MOST_BYTES", 64 << 20)
+    tags = pa.ListArray.from_arrays(pa.array([0, 1, len(inside)], pa.int32()), inside)
+    uri = _parquet(tmp_path, {"tags": tags, "note": pa.array(["a", "b"])})
+    assert Path(uri).stat().st_size < 50_000
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(JobError, match="columns tags: expected at most 1000000 values and 67108864 bytes"):
+        read_images(uri)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
+
+
+def test_lists_and_structs_come_as_they_are(tmp_path: Path) -> None:
+    """Among other columns, in their order, and whatever is missing in them."""
+    columns = {
+        "tags": pa.array([["a", None], None]),
+        "note": pa.array(["x", "y"]),
+        "size": pa.array([{"w": 1, "h": [1.5]}, {"w": None, "h": None}]),
+        "by": pa.array([[("k", 1)], []], pa.map_(pa.string(), pa.int64())),
+    }
+    table = read_images(_parquet(tmp_path, columns)).table
+    assert table.column_names[-4:] == list(columns)
+    assert [table[name].to_pylist() for name in columns] == [column.to_pylist() for column in columns.values()]
+
+
+def test_a_column_that_is_named_like_a_part_of_another_is_refused(tmp_path: Path) -> None:
+    """To ask for it by its name would be to ask for both."""
+    columns = {"a": pa.array([{"b": [1]}] * 2), "a.b": pa.array(["x", "y"])}
+    with pytest.raises(JobError, match=r"none like a part of another; got 'a\.b'"):
+        read_images(_parquet(tmp_path, columns))
+
+
 def test_repeated_rows_are_counted_before_they_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A footer says how many values its file stands for, a few bytes or not."""
     monkeypatch.setattr(bounded_parquet, "_MOST_VALUES", 1999)
@@ -147,8 +212,8 @@ def test_repeated_rows_are_counted_before_they_are_read(tmp_path: Path, monkeypa
         read_images(_parquet(tmp_path, {}, ["a"] * 1000))
 
 
-def _parquet(folder: Path, columns: Mapping[str, Any], ids: list[str] | None = None) -> str:
+def _parquet(folder: Path, columns: Mapping[str, Any], ids: list[str] | None = None, **options: Any) -> str:
     ids = ids or ["a", "b"]
     table = pa.table({"image_id": pa.array(ids), "image_uri": pa.array(["a.png"] * len(ids)), **columns})
-    pq.write_table(table, folder / "images.parquet", store_schema=False, compression="zstd")
+    pq.write_table(table, folder / "images.parquet", **{"store_schema": False, "compression": "zstd", **options})
     return str(folder / "images.parquet")

@@ -9,6 +9,7 @@ import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 
 from pipeline.io import folders, retries, storage
+from pipeline.io.listing import temporary_files
 from pipeline.io.storage import StorageError
 
 
@@ -54,6 +55,8 @@ def test_to_check_that_a_folder_is_writable_leaves_no_file(folder: str, tmp_path
     # Some S3 stores keep and list the emptied folder itself; it must still be one for the next run.
     assert set(storage.list_files(folder)) <= {folder}
     assert storage.is_folder(folder) or not storage.exists(folder)
+    storage.write_bytes(storage.join(folder, storage.PROBE), b"")  # by one that was killed there
+    assert list(temporary_files(folder)) == [storage.join(folder, storage.PROBE)]
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StorageError):
         storage.check_writable(str(tmp_path / "file" / "below"))

@@ -96,8 +96,9 @@ def test_refused_rows_stop_a_job_unless_told_otherwise(job: Mapping[str, Any]) -
     refusal, end = done.stderr.splitlines()
     assert refusal.startswith(f"refused: {job['prompts']}:3: ")
     assert "--skip-invalid" in end
-    event, end_again = call("plan", *flags(job), "--log-json").stderr.splitlines()
-    assert (json.loads(event)["event"], json.loads(event)["line"], end_again) == ("refused", 3, end)
+    refused, error = map(json.loads, call("plan", *flags(job), "--log-json").stderr.splitlines())
+    assert (refused["event"], refused["line"], refused["run"]) == ("refused", 3, error["run"])
+    assert (error["event"], f"error: {error['message']}") == ("error", end)
     assert not Path(job["output"]).exists()
     assert call("plan", *flags(job), "--skip-invalid").returncode == 0
 

@@ -87,15 +87,16 @@ def test_leftovers_of_killed_runs_go(output: Path) -> None:
     """Unfinished files, pictures without rows and leases of a month ago; not the newest lease, nor a user's file."""
     half, orphan = output / "edits" / f".{'0' * 32}.tmp", output / "images" / "z" / "blue" / "1.png"
     orphan.parent.mkdir(parents=True)
-    for path in (half, orphan, output / "notes.txt"):
+    probe = output / ".writable"
+    for path in (half, probe, orphan, output / "notes.txt"):
         path.write_text("x")
     leases = sorted((output / "leases").iterdir())
     old = json.loads(leases[0].read_text())
     since = (datetime.now(UTC) - timedelta(days=31)).strftime("%Y-%m-%d %H:%M:%S UTC")
     leases[0].write_text(json.dumps({**old, "since": since}))
     going = pruned(output, ASKED)
-    assert (going["unfinished files"], going["leases"]) == ((1, 1), (1, len(leases)))
-    assert not any(path.exists() for path in (half, orphan, orphan.parent, leases[0]))
+    assert (going["unfinished files"], going["leases"]) == ((2, 2), (1, len(leases)))
+    assert not any(path.exists() for path in (half, probe, orphan, orphan.parent, leases[0]))
     assert (output / "notes.txt").exists()
     assert Path(lease_uri(str(output), int(leases[-1].stem) + 1)).exists()
     assert files_of(output)["edits"] > 0
