@@ -54,7 +54,7 @@ class Inversion:
     @property
     def kept(self) -> dict[str, Tensor]:
         """The tensors that an artifact keeps; of a compact one `restore_batch` computes the others again."""
-        if self.settings.artifact == "full":
+        if self.settings.artifact == "full" or not self.is_whole:
             return self.tensors
         left_out = ("reconstruction", "residuals", *(["trajectory"] if self.settings.retraces else []))
         tensors = {name: tensor for name, tensor in self.tensors.items() if name not in left_out}
@@ -64,6 +64,11 @@ class Inversion:
     def is_whole(self) -> bool:
         """Whether edits can start from it as it is."""
         return "reconstruction" in self.tensors
+
+
+def stored_tensors(settings: InversionSettings) -> frozenset[str]:
+    """Names of the tensors that an artifact of these settings holds."""
+    return METHODS[settings.method].stored(settings)
 
 
 def invert_batch(

@@ -7,8 +7,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-# Part of every inversion key. Raised when the stored tensors' meaning changes, so that an old artifact
-# is never taken for a new one.
+# Part of every inversion key, and a column beside it. Raised when the stored tensors' meaning changes, so that an old
+# artifact is never taken for a new one.
 ARTIFACT_VERSION: Final = 3
 # Part of every edit key. Raised when the same request comes to mean other pixels.
 EDIT_VERSION: Final = 4

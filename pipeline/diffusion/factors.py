@@ -12,6 +12,8 @@ from typing import Final
 import torch
 from torch import Tensor
 
+# What deltas are kept as.
+FACTORS: Final = ("weights", "directions", "scales")
 # As many directions as fit into these bytes, within limits: three at Stable Diffusion 1.5's size, whose artifacts then
 # stay below 256 KB. More than eight add nothing (infra/decisions/0014).
 _BYTES: Final = 200_000

@@ -40,6 +40,7 @@ INVERSION_SCHEMA: Final = pa.schema(
         _required("model_fingerprint", pa.string()),
         _required("method", pa.string()),
         _required("settings", pa.string()),
+        pa.field("artifact_version", pa.int32()),
         _required("width", pa.int32()),
         _required("height", pa.int32()),
         pa.field("frames", pa.int32()),

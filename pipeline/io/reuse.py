@@ -11,15 +11,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.errors import JobError
-from pipeline.io import storage
 from pipeline.io.artifacts import INVERSION_SCHEMA, users_name
 from pipeline.io.image_manifest import ImageManifest
-from pipeline.io.rows_read import newest, read_files
+from pipeline.io.rows_read import newest, read_as, read_files
 from pipeline.io.uris import UriRefusedError, canonical, check_allowed
 from pipeline.io.validation import InvalidRowError, check_id
 from pipeline.records import Refusal
 
 _KEPT: Final = ("image_id", "image_uri", "source_prompt", "image_sha256", "inversion_key")
+_WITHOUT_TENSORS: Final = pa.schema([field for field in INVERSION_SCHEMA if field.name != "tensors"])
 
 
 def inverted_images(output: str, model_fingerprint: str) -> pa.Table:
@@ -30,12 +30,18 @@ def inverted_images(output: str, model_fingerprint: str) -> pa.Table:
         inverted at), then the user's columns.
 
     Raises:
-        JobError: there are no artifacts, or none of this model.
+        JobError: there are no artifacts, or none of this model, or their carried columns do not go together.
+        StorageError: a file is not readable as artifacts.
     """
-    files, tables = read_files(output, "inversions", lambda uri: storage.read_part(uri, _without_tensors))
+    files, tables = read_files(
+        output, "inversions", lambda uri: read_as(uri, "inversions", _WITHOUT_TENSORS, _without_tensors)
+    )
     if not files:
         raise JobError(f"inversions {output}: expected inversions/*.parquet; got none")
-    table = pa.concat_tables([INVERSION_SCHEMA.empty_table(), *tables], promote_options="permissive")
+    try:
+        table = pa.concat_tables(tables, promote_options="permissive")
+    except pa.ArrowException as error:
+        raise JobError(f"inversions {output}: expected carried columns of one type in all files; {error}") from error
     ours = table.filter(pc.equal(table["model_fingerprint"], model_fingerprint))
     if not len(ours):
         found = ", ".join(sorted({f"{name} ({fp[:12]}…)" for name, fp in _models(table)}))
@@ -73,9 +79,17 @@ def _without_tensors(file: BinaryIO) -> pa.Table:
 def _columns(table: pa.Table) -> pa.Table:
     own = [name for name in table.column_names if name not in INVERSION_SCHEMA.names and name != "mask_uri"]
     mask = table["mask_uri"] if "mask_uri" in table.column_names else pa.nulls(len(table), pa.string())
-    fitted = [json.loads(settings).get("guidance_scale") for settings in table["settings"].to_pylist()]
+    fitted = [_fitted_scale(settings) for settings in table["settings"].to_pylist()]
     kept = table.select(list(_KEPT)).add_column(3, "mask_uri", mask)
     kept = kept.append_column("fitted_scale", pa.array(fitted, pa.float64()))
     for name in own:
         kept = kept.append_column(users_name(name), table[name])
     return kept
+
+
+def _fitted_scale(settings: str | None) -> float | None:
+    """The guidance that settings name; None where they cannot be read, which costs their row once its turn comes."""
+    try:
+        return float(json.loads(settings or "")["guidance_scale"])
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+        return None

@@ -111,17 +111,28 @@ def newest(table: pa.Table, kind: Kind, of: Sequence[str]) -> NDArray[np.uint64]
     return latest
 
 
-def _read_columns(uri: str, kind: Kind, schema: pa.Schema) -> pa.Table:
+def read_as(uri: str, kind: Kind, schema: pa.Schema, read: Callable[[BinaryIO], pa.Table]) -> pa.Table:
+    """What `read` takes from one file: the schema's columns, then any others.
+
+    Raises:
+        StorageError: the file is not readable as rows of this kind.
+    """
     try:
-        table = storage.read_part(uri, lambda file: _some_columns(file, schema.names))
+        table = storage.read_part(uri, read)
         for field in schema:  # one that an earlier version did not write
             if field.nullable and field.name not in table.column_names:
                 table = table.append_column(field, pa.nulls(len(table), field.type))
-        return table.select(schema.names).cast(schema)
+        others = table.drop_columns([name for name in table.column_names if name in schema.names])
+        own = table.select(schema.names).cast(schema)
+        return pa.Table.from_arrays([*own.columns, *others.columns], schema=pa.schema([*schema, *others.schema]))
     except (pa.ArrowException, KeyError) as error:
         raise storage.StorageError(
             f"{uri}: not a readable {kind} file ({' '.join(str(error).split())[:200]})"
         ) from error
+
+
+def _read_columns(uri: str, kind: Kind, schema: pa.Schema) -> pa.Table:
+    return read_as(uri, kind, schema, lambda file: _some_columns(file, schema.names))
 
 
 def _some_columns(file: BinaryIO, names: list[str]) -> pa.Table:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pipeline.diffusion.control import NO_CONTROL, Control
+from pipeline.diffusion.factors import FACTORS
 from pipeline.diffusion.guidance import guided
 from pipeline.diffusion.schedule import NoiseSchedule
 from pipeline.diffusion.solver import invert
@@ -117,6 +118,14 @@ class Method:
         """What was found for images, from what their compact artifacts keep: each (n, …)."""
         latents = kept["trajectory"].float().transpose(0, 1) if "trajectory" in kept else self.latents(task)
         return self.find(task, latents) if self.reread is None else self.reread(task, latents, kept)
+
+    def stored(self, settings: InversionSettings) -> frozenset[str]:
+        """Names of the tensors that an artifact of the method holds: all that `restored`, or an edit, reads."""
+        if settings.artifact == "compact":
+            learned = () if self.reread is None else FACTORS
+            return frozenset({"z_0", *learned, *(() if settings.retraces else ("trajectory",))})
+        learned = () if self.reread is None else ("embeddings",)
+        return frozenset({"trajectory", "reconstruction", *learned, *(() if self.residual is None else ("residuals",))})
 
 
 def prompts_alone(tensors: Mapping[str, Tensor], source: Tensor, null: Tensor, step: int) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,20 +17,19 @@ from pipeline.editor import Editor
 from pipeline.errors import RowError
 from pipeline.inversion import Inversion
 from pipeline.io.images import decode, decode_mask, resize
-from pipeline.io.tensors import pack, tensor_index, unpack
+from pipeline.io.tensors import pack, tensor_index
+from pipeline.keys import ARTIFACT_VERSION
 from pipeline.records import Failure
-from pipeline.settings import InversionSettings, unused_by
+from pipeline.settings import InversionSettings
 from pipeline.stages.escalation import inverted_until_near
 from pipeline.stages.guards import GuardedEditor, InChild, InProcess
 from pipeline.stages.isolation import each
+from pipeline.stages.restoring import restored
 from pipeline.stages.rows import FailedRow, Fetched, Made, Order, dump, image_columns, load_orders, passed_on
 from pipeline.synthesis import EditRequest, Synthesis
 
 _Job = tuple[Fetched, Order]
 _Inversions = dict[str, Inversion | Exception]
-
-# How artifacts were made whose settings do not say: unguided steps would not lead back to their images.
-_OF_OLD: Final = {"guidance_share": 1.0, "artifact": "full"}
 
 
 class Engine:
@@ -75,9 +74,9 @@ class Engine:
         new = {row["inversion_key"]: row for row in rows if row["tensors"] is None}
         made = inverted_until_near(self._invert, list(new.values()), self._config)
         old = [row for row in rows if row["tensors"] is not None]
-        restored = {row["inversion_key"]: _restored(row) for row in old}
-        edited = {row["inversion_key"]: restored[row["inversion_key"]] for row in old if load_orders(row["orders"])}
-        return dict(zip(new, made, strict=True)) | restored | self._whole(edited)
+        read = {row["inversion_key"]: restored(row) for row in old}
+        edited = {row["inversion_key"]: read[row["inversion_key"]] for row in old if load_orders(row["orders"])}
+        return dict(zip(new, made, strict=True)) | read | self._whole(edited)
 
     def _invert(self, rows: Sequence[Fetched], settings: InversionSettings) -> list[Inversion | Exception]:
         def together(part: Sequence[Fetched]) -> list[Inversion | Exception]:
@@ -206,6 +205,7 @@ def _columns(inversion: Inversion, frames: int | None) -> str:
             "source_prompt": inversion.source_prompt,
             "method": inversion.settings.method,
             "settings": inversion.settings.model_dump_json(),
+            "artifact_version": ARTIFACT_VERSION,
             "width": width,
             "height": height,
             "frames": frames,
@@ -217,35 +217,6 @@ def _columns(inversion: Inversion, frames: int | None) -> str:
             "seconds": inversion.seconds,
             "tensor_index": tensor_index(inversion.kept),
         }
-    )
-
-
-def _restored(row: Fetched) -> Inversion | RowError:
-    """The inversion that an artifact holds."""
-    assert row["artifact"] is not None
-    assert row["tensors"] is not None
-    columns = json.loads(row["artifact"])
-    settings = _OF_OLD | json.loads(columns["settings"])
-    unused = unused_by(settings["method"])  # earlier versions took any value there
-    try:
-        tensors = unpack(row["tensors"])
-    except Exception as error:  # noqa: BLE001 - safetensors has no error type of its own for damaged payloads
-        return RowError("artifact_unreadable", f"artifact {row['inversion_key']}: {error}")
-    read = InversionSettings.model_validate({n: value for n, value in settings.items() if n not in unused})
-    needed = "z_0" if read.artifact == "compact" else "reconstruction"
-    if needed not in tensors:
-        return RowError("artifact_unreadable", f"artifact {row['inversion_key']}: expected {needed} in its tensors")
-    return Inversion(
-        tensors=tensors,
-        source_prompt=columns["source_prompt"] or "",
-        settings=read,
-        size=(columns["width"], columns["height"]),
-        vae_psnr=columns["vae_psnr"],
-        recon_psnr=columns["recon_psnr"],
-        iterations=columns["iterations"],
-        seconds=columns["seconds"],
-        converged=columns["converged"],
-        escalated=columns["escalated"],
     )
 
 

@@ -27,6 +27,7 @@ _THREADS: Final = 16
 _ARTIFACT_COLUMNS: Final = (
     "source_prompt",
     "settings",
+    "artifact_version",
     "width",
     "height",
     "vae_psnr",

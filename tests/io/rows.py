@@ -27,6 +27,7 @@ def inversion_row(name: str, **columns: Any) -> dict[str, Any]:
         "model_fingerprint": "f" * 64,
         "method": "ddim",
         "settings": "{}",
+        "artifact_version": 3,
         "width": 64,
         "height": 48,
         "frames": 1,

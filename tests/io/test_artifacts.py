@@ -79,6 +79,38 @@ def test_edits_find_a_users_columns_under_their_own_names(tmp_path: Path) -> Non
     assert found["fitted_scale"] == 7.5
 
 
+@pytest.mark.parametrize(
+    "settings", ["{", "[]", "{}", '{"guidance_scale": "high"}', '{"guidance_scale": 1' + "0" * 400 + "}"]
+)
+def test_settings_that_cannot_be_read_wait_for_their_rows_turn(tmp_path: Path, settings: str) -> None:
+    """A plan goes on without the guidance that they might name: reading the artifact tells what is wrong with it."""
+    write_rows(str(tmp_path), "inversions", [inversion_row("a", settings=settings)])
+    [found] = inverted_images(str(tmp_path), "f" * 64).to_pylist()
+    assert found["fitted_scale"] is None
+
+
+@pytest.mark.parametrize(
+    "theirs", [{"width": pa.array(["wide"])}, {"image_uri": None}, {"artifact_version": pa.array(["v2"])}], ids=str
+)
+def test_a_file_of_other_columns_is_named(tmp_path: Path, theirs: dict[str, pa.Array | None]) -> None:
+    """One line says which file is none of ours."""
+    uri = write_rows(str(tmp_path), "inversions", [inversion_row("a")])
+    assert uri is not None
+    columns = dict(zip(INVERSION_SCHEMA.names, pq.read_table(uri).columns, strict=True)) | theirs
+    pq.write_table(pa.table({name: values for name, values in columns.items() if values is not None}), uri)
+    with pytest.raises(storage.StorageError, match=f"^{uri}: not a readable inversions file") as caught:
+        inverted_images(str(tmp_path), "f" * 64)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_artifacts_of_before_their_version_had_a_column_are_read(tmp_path: Path) -> None:
+    """Beside those that have it."""
+    for name in ("a", "b"):
+        uri = write_rows(str(tmp_path), "inversions", [inversion_row(name)])
+    pq.write_table(pq.read_table(uri).drop_columns(["artifact_version"]), uri)
+    assert sorted(inverted_images(str(tmp_path), "f" * 64)["image_id"].to_pylist()) == ["a", "b"]
+
+
 def test_artifacts_are_held_to_what_manifests_are(tmp_path: Path) -> None:
     """Whoever wrote an output: ids that climb, and originals that the job may not read, cost their image."""
     rows = [inversion_row(name) for name in ("a", "b", "c", "d")]

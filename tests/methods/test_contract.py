@@ -14,7 +14,7 @@ from pipeline.config import PRESETS, JobConfig
 from pipeline.diffusion.control import Control
 from pipeline.editor import Editor
 from pipeline.estimate import work_of
-from pipeline.inversion import Inversion
+from pipeline.inversion import Inversion, stored_tensors
 from pipeline.methods import METHODS
 from pipeline.models.stable_diffusion import StableDiffusion
 from pipeline.planning import Plan
@@ -154,6 +154,7 @@ def test_its_artifact_gives_the_edits_that_it_gives(
             torch.testing.assert_close(again.tensors[key], tensor, rtol=1e-2, atol=1e-2)
         one, other = (_edited(editor, whole, prompt=TARGET) for whole in (inversion, again))
         np.testing.assert_allclose(one, other, atol=1e-2)
+        assert artifact.tensors.keys() == stored_tensors(inversion.settings)
         assert ("trajectory" in artifact.tensors) == ("full" in name or name.endswith(", 1"))
 
 

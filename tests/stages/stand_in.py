@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from pipeline.errors import RowError
-from pipeline.inversion import Inversion
+from pipeline.inversion import Inversion, stored_tensors
 from pipeline.io.images import resize
 from pipeline.settings import EditSettings, InversionSettings
 from pipeline.synthesis import EditRequest, Synthesis
@@ -35,11 +35,13 @@ class StandInEditor:
         self.batches.append(len(images))
         for image in images:
             self._check(int(image[0, 0, 0]))
+        whole = settings.model_copy(update={"artifact": "full"})
+        nothing = {name: torch.zeros(1) for name in stored_tensors(whole)}
         return [
             Inversion(
-                tensors={"reconstruction": torch.from_numpy(resize(image, (SIDE, SIDE)))},
+                tensors=nothing | {"reconstruction": torch.from_numpy(resize(image, (SIDE, SIDE)))},
                 source_prompt=prompt,
-                settings=settings.model_copy(update={"artifact": "full"}),
+                settings=whole,
                 size=(SIDE, SIDE),
                 vae_psnr=40.0,
                 recon_psnr=39.0,
