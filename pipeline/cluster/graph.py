@@ -14,7 +14,7 @@ import ray
 import ray.data
 import ray.exceptions
 
-from pipeline.cluster import events, metrics
+from pipeline.cluster import events, metrics, spans
 from pipeline.cluster.session import Resources
 from pipeline.cluster.tables import PART, asked_table, part_schema, schema_of, to_table
 from pipeline.config import JobConfig
@@ -233,7 +233,10 @@ class _EngineActor:
     @cached_property
     def _engine(self) -> Engine:
         apart = bool(ray.get_runtime_context().was_current_actor_reconstructed)
-        return self._load(self._config, self._device, self._row_seconds, apart=apart)
+        began = time.time()
+        engine = self._load(self._config, self._device, self._row_seconds, apart=apart)
+        spans.add(spans.LOAD, began, time.time())
+        return engine
 
     def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
         for batch in cast("list[list[Fetched]]", table[PART].to_pylist()):
