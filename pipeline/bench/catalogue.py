@@ -25,6 +25,7 @@ from pipeline.io.sources import remembered
 from pipeline.io.stamps import stamps
 from pipeline.io.tensors import pack, tensor_index
 from pipeline.keys import sha256_hex
+from pipeline.models.grid import read_grid
 from pipeline.planning import Plan, read_plan
 from pipeline.stages.fetch import Committed, Fetch
 from pipeline.stages.history import History
@@ -93,7 +94,7 @@ def _write_photographs(folder: Path, names: Sequence[str]) -> None:
 class _Identifying(Fetch):
     """Finds out what each image's keys are, and fetches nothing that an engine would need."""
 
-    def _payloads(self, *_: Any, **__: Any) -> Payloads:
+    def _payloads(self, *_: Any) -> Payloads:
         return NOTHING
 
 
@@ -104,7 +105,8 @@ def _commit(plan: Plan, rows: int) -> None:
     committed = Committed(
         committed_inversions(plan.output), committed_edits(plan.output), History(), remembered(plan.output)
     )
-    fetch = _Identifying(plan.config, Asking(plan.prompts), plan.fingerprint, committed)
+    working_size = read_grid(plan.config.model, plan.config.max_side).working_size
+    fetch = _Identifying(plan.config, Asking(plan.prompts), plan.fingerprint, committed, working_size)
     edits = []
     for start in range(0, rows, _FILE_ROWS["inversions"]):
         part = asked_table(images.slice(start, _FILE_ROWS["inversions"]), of_artifacts=False)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -32,6 +34,8 @@ from pipeline.stages.history import History
 
 _OF_THE_ENGINE: Final = frozenset({"invert", "edit"})
 _SIDES: Final = 4  # photographs are as much larger than what the model works at, as real ones are
+# What a driver imports, in an interpreter that then tells when it has done so.
+_IMPORTS: Final = "import time, pipeline.planning, pipeline.cluster.execution; print(time.time())"
 _FILES: Final = {"images": "images.csv", "prompts": "prompts.yaml", "output": "out"}
 
 
@@ -40,10 +44,12 @@ class FeedReport:
     """Where the time of a job goes.
 
     Attributes:
-        startup_s: seconds until the engine's first batch, by what takes them, in order; `model` loads meanwhile.
-        job_s: seconds of the whole job, from reading its plan to its record.
+        startup_s: seconds until the engine's first batch, by what takes them, in order: the driver's `imports`, reading
+            the `plan`, starting `ray`, fetching the `first rows` with new workers, and with these at hand the `model`:
+            the actor's own imports, and loading it.
+        job_s: seconds of the whole job, from the start of its driver to its record.
         engine_s: seconds of the bare engine: one process, the photographs at hand, nothing written.
-        stages: seconds that processes worked, by stage; they overlap.
+        stages: seconds that processes worked, by stage; they overlap. Decoding and resizing are fetching's.
         busy_share: the engine's work, as a share of the time from its first batch to the end of its last.
         overhead: what the job took beyond its start and the bare engine, as a share of the latter.
     """
@@ -93,13 +99,17 @@ def measure_feed(images: int, config: JobConfig) -> FeedReport:
         config = _written(photos, Path(folder), config)
         job = _run_job(config, Path(folder) / "spans")
         engine_s = _run_engine(job.plan, job.resources)
+    load_s = next(span for span in job.spans if span.stage == spans.LOAD).seconds
     first = min(span.began for span in job.spans if span.stage in _OF_THE_ENGINE)
+    imports_s = _imports_s()
     startup_s = {
+        "imports": imports_s,
         "plan": job.planned - job.began,
         "ray": job.connected - job.planned,
-        "first batch": first - job.connected,
+        "first rows": first - job.connected - load_s,
+        "model": load_s,
     }
-    job_s = job.ended - job.began
+    job_s = imports_s + job.ended - job.began
     return FeedReport(
         machine=describe(loaded.device, loaded.dtype),
         model=loaded.fingerprint,
@@ -146,6 +156,13 @@ def _run_job(config: JobConfig, noted: Path) -> _Job:
     return _Job(plan, resources, spans.read(noted), began, planned, connected, ended)
 
 
+def _imports_s() -> float:
+    """Seconds that a driver takes before it does anything; those of this process, which measures, are others."""
+    began = time.time()
+    done = subprocess.run([sys.executable, "-c", _IMPORTS], capture_output=True, text=True, check=True)  # noqa: S603
+    return float(done.stdout) - began
+
+
 def _run_engine(plan: Plan, resources: Resources) -> float:
     """Seconds of one engine over what a first run fetches, with the cores that an actor has."""
     config = plan.config.model_copy(update={"dtype": resources.dtype, "output": f"{plan.output}-of-nobody"})
@@ -164,7 +181,8 @@ def _run_engine(plan: Plan, resources: Resources) -> float:
 def _by_stage(noted: Sequence[Span]) -> dict[str, float]:
     seconds: dict[str, float] = {}
     for span in noted:
-        seconds[span.stage] = seconds.get(span.stage, 0.0) + span.seconds
+        if span.stage != spans.LOAD:
+            seconds[span.stage] = seconds.get(span.stage, 0.0) + span.seconds
     return seconds
 
 

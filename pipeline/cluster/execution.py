@@ -21,6 +21,7 @@ from pipeline.io.lease import Fence, held
 from pipeline.io.outcomes import committed_edits, committed_inversions, current_failures
 from pipeline.io.sources import remembered
 from pipeline.keys import sha256_hex
+from pipeline.models.grid import read_grid
 from pipeline.planning import Plan, left, refused_ids
 from pipeline.records import Refusal
 from pipeline.stages.fetch import Committed, Fetch
@@ -101,6 +102,7 @@ def fetch_of(plan: Plan, history: History) -> Fetch:
     """The first stage of a plan, which knows what the output holds now.
 
     Raises:
+        JobError: the model does not say at which sizes it works.
         StorageError: the output cannot be read.
     """
     committed = Committed(
@@ -109,7 +111,8 @@ def fetch_of(plan: Plan, history: History) -> Fetch:
         history,
         remembered(plan.output),
     )
-    return Fetch(plan.config, Asking(plan.prompts), plan.fingerprint, committed)
+    grid = read_grid(plan.config.model, plan.config.max_side)
+    return Fetch(plan.config, Asking(plan.prompts), plan.fingerprint, committed, grid.working_size)
 
 
 def _record_refusals(plan: Plan, history: History, fence: Fence) -> Counts:

@@ -14,7 +14,7 @@ import ray
 import ray.data
 import ray.exceptions
 
-from pipeline.cluster import events, metrics
+from pipeline.cluster import events, metrics, spans
 from pipeline.cluster.session import Resources
 from pipeline.cluster.tables import PART, asked_table, part_schema, schema_of, to_table
 from pipeline.config import JobConfig
@@ -237,7 +237,10 @@ class _EngineActor:
     @cached_property
     def _engine(self) -> Engine:
         apart = self._run_id if ray.get_runtime_context().was_current_actor_reconstructed else None
-        return self._load(self._config, self._device, self._row_seconds, apart=apart)
+        began = time.time()
+        engine = self._load(self._config, self._device, self._row_seconds, apart=apart)
+        spans.add(spans.LOAD, began, time.time())
+        return engine
 
     def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
         for batch in cast("list[list[Fetched]]", table[PART].to_pylist()):

@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
+# An actor's imports and model, before its first batch; all other spans are of the stages in `metrics`.
+LOAD: Final = "load"
 _FOLDER: Final = "RELATENT_SPANS"  # inherited by the workers of a Ray that is started meanwhile
 
 

@@ -122,8 +122,8 @@ class Method:
     def stored(self, settings: InversionSettings) -> frozenset[str]:
         """Names of the tensors that an artifact of the method holds: all that `restored`, or an edit, reads."""
         if settings.artifact == "compact":
-            learned = () if self.reread is None else FACTORS
-            return frozenset({"z_0", *learned, *(() if settings.retraces else ("trajectory",))})
+            factors = () if self.reread is None else FACTORS
+            return frozenset({"z_0", *factors, *(() if settings.retraces else ("trajectory",))})
         learned = () if self.reread is None else ("embeddings",)
         return frozenset({"trajectory", "reconstruction", *learned, *(() if self.residual is None else ("residuals",))})
 

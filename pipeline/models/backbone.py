@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import abc
-import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, lru_cache
 from typing import Any, Final
@@ -16,6 +15,7 @@ from pipeline.diffusion.schedule import NoiseSchedule
 from pipeline.models.autoencoder import Autoencoder
 from pipeline.models.compiled import CompiledNetwork
 from pipeline.models.families import FAMILIES
+from pipeline.models.grid import Grid, grid_of
 from pipeline.models.hooks import RowsTaken
 from pipeline.models.prompts import wording
 
@@ -52,19 +52,14 @@ class Backbone(abc.ABC):
         self.compiled = CompiledNetwork(self._network, self._structure, backend)
 
     @property
-    @abc.abstractmethod
     def _network(self) -> Any:
         """The denoiser."""
+        return getattr(self._pipeline, self.family.network)
 
     @property
     @abc.abstractmethod
     def _structure(self) -> RowsTaken:
         """The hook where rows take their layout from others."""
-
-    @property
-    @abc.abstractmethod
-    def stride(self) -> int:
-        """Working sizes are multiples of this many pixels."""
 
     @abc.abstractmethod
     def schedule(self, num_inference_steps: int) -> NoiseSchedule:
@@ -94,7 +89,16 @@ class Backbone(abc.ABC):
     @property
     def side(self) -> int:
         """Side of the square, in pixels, that the model was trained at."""
-        return int(self._network.config.sample_size) * self._autoencoder.stride
+        return self._grid.side
+
+    @property
+    def stride(self) -> int:
+        """Working sizes are multiples of this many pixels."""
+        return self._grid.stride
+
+    @cached_property
+    def _grid(self) -> Grid:
+        return grid_of(self._network.config, self._pipeline.vae.config)
 
     def encode_images(self, pixels: Tensor) -> Tensor:
         """Pixels (n, 3, h, w) in [0, 1] → scaled latents."""
@@ -132,8 +136,4 @@ class Backbone(abc.ABC):
 
     def working_size(self, width: int, height: int, side: int) -> tuple[int, int]:
         """The (width, height) of area about `side`² whose aspect ratio is nearest, in multiples of the stride."""
-        stride, cells = self.stride, max(1, side // self.stride)
-        aspect = math.log(min(4.0, max(0.25, width / height)))
-        sizes = [(w, max(1, cells * cells // w)) for w in range(1, 2 * cells + 1)]
-        w, h = min(sizes, key=lambda size: (abs(math.log(size[0] / size[1]) - aspect), -size[0] * size[1]))
-        return w * stride, h * stride
+        return Grid(side, self.stride).working_size(width, height)

@@ -23,12 +23,14 @@ class Family:
         title: as its users call it.
         module: the file in `pipeline/models` that has it.
         name: its class there.
+        network: the part of its pipeline that is the denoiser, and its folder.
         cross_attention: whether words act through layers of their own, whose maps can be held, weighted and watched.
     """
 
     title: str
     module: str
     name: str
+    network: str = "unet"
     cross_attention: bool = True
 
 
@@ -37,7 +39,7 @@ FAMILIES: Final[Mapping[str, Family]] = {
     "StableDiffusionPipeline": Family("Stable Diffusion 1.x/2.x", "stable_diffusion", "StableDiffusion"),
     "StableDiffusionXLPipeline": Family("Stable Diffusion XL", "stable_diffusion_xl", "StableDiffusionXL"),
     "StableDiffusion3Pipeline": Family(
-        "Stable Diffusion 3", "stable_diffusion_3", "StableDiffusion3", cross_attention=False
+        "Stable Diffusion 3", "stable_diffusion_3", "StableDiffusion3", network="transformer", cross_attention=False
     ),
 }
 

@@ -41,20 +41,12 @@ class StableDiffusion3(Backbone):
         if unknown := [setting for setting in _OTHER_LEVELS if pipeline.scheduler.config.get(setting)]:
             raise JobError(f"model {name}: expected a scheduler without {', '.join(unknown)}")
 
-    @property
-    def _network(self) -> Any:
-        return self._pipeline.transformer
-
     @cached_property
     def _structure(self) -> RowsTaken:
         # What picture tokens gather in the middle block, and not all they hold there, which would be the source's
         # latents in place of the edit's (infra/decisions/0011).
         blocks = self._network.transformer_blocks
         return RowsTaken(blocks[len(blocks) // 2].attn)
-
-    @property
-    def stride(self) -> int:
-        return self._autoencoder.stride * int(self._network.config.patch_size)
 
     def schedule(self, num_inference_steps: int) -> NoiseSchedule:
         config = self._pipeline.scheduler.config

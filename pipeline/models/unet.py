@@ -35,10 +35,6 @@ class UNetBackbone(Backbone):
                 f"got {type(scheduler).__name__}, {self._prediction}"
             )
 
-    @property
-    def _network(self) -> Any:
-        return self._pipeline.unet
-
     @cached_property
     def _structure(self) -> RowsTaken:
         # The second decoder block's first residual block: of all, the one that helped (infra/decisions/0007).
@@ -48,11 +44,6 @@ class UNetBackbone(Backbone):
     @abc.abstractmethod
     def _output(self, network: Any, z: Tensor, timestep: Tensor, embedding: Tensor) -> Tensor:
         """The output of the network, compiled or not."""
-
-    @property
-    def stride(self) -> int:
-        levels = len(self._network.config.block_out_channels)
-        return self._autoencoder.stride << (levels - 1)
 
     def schedule(self, num_inference_steps: int) -> NoiseSchedule:
         scheduler = self._pipeline.scheduler

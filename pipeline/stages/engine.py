@@ -7,7 +7,6 @@ import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,8 +14,8 @@ import torch
 from pipeline.config import JobConfig
 from pipeline.editor import Editor
 from pipeline.errors import RowError
-from pipeline.inversion import Inversion
-from pipeline.io.images import decode, decode_mask, resize
+from pipeline.inversion import Inversion, Pixels
+from pipeline.io.arrays import unpack_pixels
 from pipeline.io.tensors import pack, tensor_index
 from pipeline.keys import ARTIFACT_VERSION
 from pipeline.records import Failure
@@ -80,10 +79,9 @@ class Engine:
 
     def _invert(self, rows: Sequence[Fetched], settings: InversionSettings) -> list[Inversion | Exception]:
         def together(part: Sequence[Fetched]) -> list[Inversion | Exception]:
-            originals = [row["original"] for row in part]
-            pixels = [decode(o, self._config.max_pixels).pixels for o in originals if o is not None]
+            pictures = [unpack_pixels(row["pixels"]) for row in part if row["pixels"] is not None]
             prompts = [row["source_prompt"] or "" for row in part]
-            return list(self._editor.invert_rows(pixels, prompts, settings))
+            return list(self._editor.invert_rows(pictures, prompts, settings))
 
         return each(together, rows)
 
@@ -125,10 +123,7 @@ class Engine:
     def _synthesise(self, jobs: Sequence[_Job], inversions: _Inversions) -> list[Synthesis | RowError]:
         keys = list(dict.fromkeys(row["inversion_key"] for row, _ in jobs))
         used = [inversion for key in keys if isinstance(inversion := inversions[key], Inversion)]
-        masks = {
-            row["image_id"]: _mask(row["mask"], used[keys.index(row["inversion_key"])].size, self._config.max_pixels)
-            for row, _ in jobs
-        }
+        masks = {row["image_id"]: _mask(row["mask"]) for row, _ in jobs}
         requests = [
             EditRequest(
                 inversion=keys.index(row["inversion_key"]),
@@ -220,8 +215,8 @@ def _columns(inversion: Inversion, frames: int | None) -> str:
     )
 
 
-def _mask(mask: bytes | None, size: tuple[int, int], max_pixels: int) -> Any:
-    return None if mask is None else resize(decode_mask(mask, max_pixels), size)
+def _mask(mask: bytes | None) -> Pixels | None:
+    return None if mask is None else unpack_pixels(mask)
 
 
 def _packed(results: Sequence[Synthesis]) -> bytes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,31 +11,18 @@ from typing import Final, Literal, cast
 from pipeline.asking import Asking
 from pipeline.config import JobConfig
 from pipeline.errors import RowError
-from pipeline.io.images import Photo, check_mask_shape, decode, decode_mask
-from pipeline.io.outcomes import EditIndex, InversionIndex, read_inversion
+from pipeline.io.outcomes import EditIndex, InversionIndex
 from pipeline.io.sources import Memory
-from pipeline.keys import content_key, seed_of
+from pipeline.keys import seed_of
 from pipeline.records import Edit
 from pipeline.stages.history import History
 from pipeline.stages.naming import JobKeys
+from pipeline.stages.prepare import Prepare, WorkingSize
 from pipeline.stages.rows import NOTHING, Asked, Fetched, Order, Payloads, dump, load_seen
 from pipeline.stages.source import OutdatedError, Source
 from pipeline.stages.visit import Visit
 
 _THREADS: Final = 16
-_ARTIFACT_COLUMNS: Final = (
-    "source_prompt",
-    "settings",
-    "artifact_version",
-    "width",
-    "height",
-    "vae_psnr",
-    "recon_psnr",
-    "iterations",
-    "converged",
-    "escalated",
-    "seconds",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,13 +67,17 @@ class Fetch:
         asking: the prompts; none to make artifacts only.
         fingerprint: of the model.
         committed: what is there already.
+        working_size: of the model.
     """
 
-    def __init__(self, config: JobConfig, asking: Asking, fingerprint: str, committed: Committed) -> None:
+    def __init__(
+        self, config: JobConfig, asking: Asking, fingerprint: str, committed: Committed, working_size: WorkingSize
+    ) -> None:
         self._config = config
         self._asking = asking
         self._keys = JobKeys(config, fingerprint)
         self._committed = committed
+        self._prepare = Prepare(config, committed.inversions, working_size)
 
     def __call__(self, rows: Sequence[Asked]) -> list[Fetched]:
         done, others = self.done(rows)
@@ -155,11 +145,14 @@ class Fetch:
 
     def _follow(self, visit: Visit) -> Fetched:
         missing = self._missing(visit)
-        payloads = self._payloads(visit, self._mask(visit), invert=missing.invert) if missing.work else NOTHING
+        payloads = self._payloads(visit, missing)
         for order, error in missing.standing:
             visit.fail(error, order.edit, order.key)
         status: Literal["work", "done"] = "work" if missing.work else "done"
         return visit.result(status, missing.todo, missing.kept, payloads, named=missing.named)
+
+    def _payloads(self, visit: Visit, missing: _Missing) -> Payloads:
+        return self._prepare(visit, self._mask(visit), invert=missing.invert) if missing.work else NOTHING
 
     def _missing(self, visit: Visit) -> _Missing:
         """From an image's bytes to its keys to what is missing.
@@ -222,37 +215,6 @@ class Fetch:
 
     def _mask(self, visit: Visit) -> Source | None:
         return visit.mask if visit.asked else None
-
-    def _payloads(self, visit: Visit, mask: Source | None, *, invert: bool) -> Payloads:
-        """What the engine and the compositing need: checked pictures, and the artifact where there is one."""
-        wanted = invert or self._config.edit.composite == "full"
-        original = self._checked_original(visit) if wanted else None
-        photo = None if original is None else decode(original, self._config.max_pixels)
-        if mask is not None:
-            self._check_mask(visit, mask, photo)
-        frames = None if photo is None else photo.frames
-        data = None if mask is None else mask.data
-        if invert:
-            return Payloads(original=original, mask=data, frames=frames, artifact=None, tensors=None)
-        artifact = read_inversion(self._committed.inversions, visit.inversion_key)
-        columns = json.dumps({name: artifact.get(name) for name in _ARTIFACT_COLUMNS})
-        return Payloads(original=original, mask=data, frames=frames, artifact=columns, tensors=artifact["tensors"])
-
-    def _checked_original(self, visit: Visit) -> bytes:
-        original = visit.original.data
-        visit.tried = visit.original.sha256
-        if visit.tried != visit.image_sha256:
-            raise RowError(
-                "original_changed",
-                f"{visit.row['image_uri']}: expected sha256 {visit.image_sha256}, as inverted; got {visit.tried}",
-            )
-        return original
-
-    def _check_mask(self, visit: Visit, mask: Source, photo: Photo | None) -> None:
-        visit.tried = content_key({"image": visit.image_sha256, "mask": mask.sha256})
-        decoded = decode_mask(mask.data, self._config.max_pixels)
-        if photo is not None:
-            check_mask_shape(decoded, photo)
 
     def with_done_rows_as_one(self, rows: Sequence[Fetched]) -> list[Fetched]:
         """Let one row stand for all that need nothing and have nothing to say: the engine's batches are for work."""

@@ -53,22 +53,24 @@ class GuardedEditor:
     def invert_rows(
         self, images: Sequence[Any], source_prompts: Sequence[str], settings: InversionSettings
     ) -> list[Inversion | RowError]:
-        rows = [f"invert {_digest(image)} {prompt}" for image, prompt in zip(images, source_prompts, strict=True)]
+        shown = [sha256_hex(np.asarray(image).tobytes()) for image in images]
+        rows = [f"invert {image} {prompt}" for image, prompt in zip(shown, source_prompts, strict=True)]
         return list(self._guard(methodcaller("invert_rows", images, source_prompts, settings), rows))
 
     def restore_rows(self, inversions: Sequence[Inversion]) -> list[Inversion]:
-        rows = [f"restore {_digest(one.original)} {one.source_prompt}" for one in inversions]
+        rows = [f"restore {_name(inversion)}" for inversion in inversions]
         return list(self._guard(methodcaller("restore_rows", inversions), rows))
 
     def edit_rows(
         self, inversions: Sequence[Inversion], requests: Sequence[EditRequest], settings: EditSettings
     ) -> list[Synthesis | RowError]:
-        rows = [f"edit {_digest(inversions[request.inversion].original)} {request}" for request in requests]
+        rows = [f"edit {_name(inversions[request.inversion])} {request}" for request in requests]
         return list(self._guard(methodcaller("edit_rows", inversions, requests, settings), rows))
 
 
-def _digest(image: Any) -> str:
-    return sha256_hex(np.asarray(image).tobytes())
+def _name(inversion: Inversion) -> str:
+    """What tells it from others, also once it was made again."""
+    return f"{inversion.vae_psnr!r} {inversion.size} {inversion.source_prompt}"
 
 
 class InProcess:

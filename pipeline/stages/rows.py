@@ -37,8 +37,9 @@ class Asked(ImageColumns):
 class Payloads(TypedDict):
     """What the engine needs of an image that has work left."""
 
-    original: bytes | None  # the encoded photograph
-    mask: bytes | None  # the encoded mask
+    original: bytes | None  # the encoded photograph, for compositing
+    pixels: bytes | None  # safetensors: the photograph at the working size (h, w, 3), where it is to be inverted
+    mask: bytes | None  # safetensors: the mask at the working size (h, w)
     frames: int | None  # pictures that the file of the photograph holds; the first is used
     artifact: str | None  # JSON: the committed inversion's columns, without its tensors
     tensors: bytes | None
@@ -104,7 +105,7 @@ class FailedRow:
     edits: int
 
 
-NOTHING: Final = Payloads(original=None, mask=None, frames=None, artifact=None, tensors=None)
+NOTHING: Final = Payloads(original=None, pixels=None, mask=None, frames=None, artifact=None, tensors=None)
 
 
 def image_columns(row: ImageColumns) -> ImageColumns:

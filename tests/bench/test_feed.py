@@ -22,6 +22,7 @@ def test_it_accounts_for_the_time_of_a_whole_job(tmp_path: Path) -> None:
     assert (report.images, report.edits) == (3, 12)
     assert ", 1 CPU threads" in report.machine
     assert report.stages.keys() == {"fetch", "invert", "edit", "publish"}
+    assert list(report.startup_s) == ["imports", "plan", "ray", "first rows", "model"]
     assert all(seconds > 0 for seconds in (*report.stages.values(), *report.startup_s.values(), report.engine_s))
     assert 0 < report.busy_share <= 1
     engine_s = report.stages["invert"] + report.stages["edit"]

@@ -23,6 +23,7 @@ from pipeline.stages.fetch import Committed, Fetch
 from pipeline.stages.history import History
 from pipeline.stages.publish import Identity, Publish
 from pipeline.stages.rows import Asked, Fetched, Made, passed_on
+from tests.stages.sizes import working_size
 from tests.stages.stand_in import StandInEditor
 
 FINGERPRINT = "f" * 64
@@ -58,7 +59,7 @@ class Job:
 
     def fetch(self, asked: Sequence[Asked]) -> list[Any]:
         committed = replace(committed_in(self.output), history=self.history())
-        return Fetch(self.config, Asking(self.prompts), FINGERPRINT, committed)(asked)
+        return Fetch(self.config, Asking(self.prompts), FINGERPRINT, committed, working_size)(asked)
 
     def history(self) -> History:
         return History(current_failures(self.output), insist=self.insist)
@@ -77,13 +78,13 @@ class Job:
 
 @pytest.fixture
 def photograph(tmp_path: Path) -> Callable[..., Asked]:
-    """Make a photograph of one shade and its row of the plan."""
+    """Make a photograph and its row of the plan: a quarter of one shade, so that its corner has it at any size."""
 
     def make(name: str, shade: int = 100, size: tuple[int, int] = (48, 32), **columns: Any) -> Asked:
         path = tmp_path / f"{name}.png"
         pixels = np.full((size[1], size[0], 3), shade, np.uint8)
         pixels[::4, ::4] = 255 - shade
-        pixels[0, 0] = shade
+        pixels[: size[1] // 2, : size[0] // 2] = shade
         path.write_bytes(encode_png(pixels, None, None))
         row = Asked(image_id=name, image_uri=str(path), source_prompt="a photo", mask_uri=None)
         row.update(columns)  # type: ignore[typeddict-item]

@@ -13,8 +13,7 @@ from pipeline.inversion import Inversion, stored_tensors
 from pipeline.io.images import resize
 from pipeline.settings import EditSettings, InversionSettings
 from pipeline.synthesis import EditRequest, Synthesis
-
-SIDE = 16
+from tests.stages.sizes import SIDE
 
 
 class StandInEditor:

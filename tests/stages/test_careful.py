@@ -22,6 +22,7 @@ from tests.results import results
 from tests.small_job import table
 from tests.stages.conftest import FINGERPRINT, committed_in
 from tests.stages.hostile import HostileFetch, HostilePublish
+from tests.stages.sizes import working_size
 from tests.stages.stand_in import StandInEditor
 
 BLUE = PromptRow(edit_id="blue", prompt="a blue photo", strength=(0.0, 1.0))
@@ -35,7 +36,7 @@ def rows(photograph: Callable[..., Asked]) -> list[Asked]:
 
 def test_a_picture_that_ends_its_decoder_fails_alone(rows: list[Asked], output: Path) -> None:
     """It fails with all its edits, and its cause; the others are what they are in an ordinary fetch."""
-    of_all = (JobConfig(), Asking([BLUE]), FINGERPRINT, committed_in(str(output)))
+    of_all = (JobConfig(), Asking([BLUE]), FINGERPRINT, committed_in(str(output)), working_size)
     hostile, good = fetched_carefully(HostileFetch(*of_all), rows, str(output))
     assert [good] == Fetch(*of_all)(rows[1:])
     assert hostile["status"] == "failed"
@@ -47,7 +48,7 @@ def test_a_picture_that_ends_its_decoder_fails_alone(rows: list[Asked], output: 
 def test_a_picture_that_ends_its_publisher_fails_alone(photograph: Callable[..., Asked], output: Path) -> None:
     """Its edits fail, with the cause; its inversion and the pictures of the others are committed."""
     config = JobConfig()
-    fetched = Fetch(config, Asking([BLUE]), FINGERPRINT, committed_in(str(output)))(
+    fetched = Fetch(config, Asking([BLUE]), FINGERPRINT, committed_in(str(output)), working_size)(
         [photograph("unpublishable"), photograph("good", 50)]
     )
     with held(str(output)) as fence:

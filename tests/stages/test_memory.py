@@ -22,6 +22,7 @@ from pipeline.stages.rows import Asked
 from tests.results import results
 from tests.small_job import table
 from tests.stages.conftest import FINGERPRINT, Job, StandInEditor, committed_in
+from tests.stages.sizes import working_size
 
 BLUE = PromptRow(edit_id="blue", prompt="a blue photo", strength=(0.0, 1.0))
 GREEN = PromptRow(edit_id="green", prompt="a green photo")
@@ -131,7 +132,7 @@ def test_what_needs_nothing_is_found_without_reading(output: Path, photograph: P
     job = Job(output, StandInEditor(), [BLUE])
     job.run([*rows, gone])
     new, changed = settled(photograph("d"), photograph("b", shade=7))
-    fetch = Fetch(job.config, Asking(job.prompts), FINGERPRINT, committed_in(job.output))
+    fetch = Fetch(job.config, Asking(job.prompts), FINGERPRINT, committed_in(job.output), working_size)
     with reading() as read:
         done, others = fetch.done([rows[0], new, changed, rows[2], gone])
     assert read == [0]
