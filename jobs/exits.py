@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import traceback
 from collections.abc import Callable
+from typing import Any
 
 import typer
 
@@ -27,7 +28,7 @@ def exits(run: Callable[[], int]) -> None:
 
     SIGTERM interrupts like Ctrl-C: so `ray job stop`, and whoever takes a pod or a machine away, asks a command to end.
     """
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         code = run()
     except ToldError as told:
@@ -35,9 +36,13 @@ def exits(run: Callable[[], int]) -> None:
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - of a bug Python's own code says that some rows failed
         typer.echo(_said(error), err=True)
         code = code_of(error)
-    finally:
-        signal.signal(signal.SIGTERM, before)
     raise typer.Exit(code)
+
+
+def _interrupt(*_: Any) -> None:
+    # Once is enough: another must not cut short what is let go of now. Whoever insists sends SIGKILL.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def code_of(error: BaseException) -> int:

@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -29,16 +30,19 @@ from pipeline.io.lease import held
 def hold(output: str, where: str) -> None:
     def run() -> int:
         with held(output):
-            wait = time.sleep
+            wait = sleep
             if where == "ray":
                 import ray
                 from pipeline.cluster.session import connect
                 connect(JobConfig())
-                wait = lambda seconds: ray.get(ray.remote(time.sleep).remote(seconds))
+                wait = lambda seconds: ray.get(ray.remote(sleep).remote(seconds))
             print("holding", flush=True)
-            wait(300)
-            return 0
+            return wait(300)
     exits(run)
+
+def sleep(seconds: int) -> int:
+    time.sleep(seconds)
+    return 0
 
 typer.run(hold)
 """
@@ -52,7 +56,9 @@ def test_sigterm_interrupts(tmp_path: Path, where: str) -> None:
     with subprocess.Popen(words, cwd=ROOT, stdout=pipe, stderr=pipe, text=True) as command:
         assert command.stdout is not None
         assert command.stdout.readline() == "holding\n"
-        command.send_signal(signal.SIGTERM)
+        for _ in range(3):  # some send it to a process and to its group
+            command.send_signal(signal.SIGTERM)
+            time.sleep(0.01)
         _, errors = command.communicate(timeout=120)
     assert command.returncode == 130, errors
     assert errors.splitlines()[-1].startswith("interrupted")  # before it Ray may say what it thinks of the task
