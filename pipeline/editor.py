@@ -8,13 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from pipeline.diffusion.composite import composite_pixels, to_bytes
 from pipeline.errors import JobError, RowError
-from pipeline.inversion import Inversion, Pixels, invert_batch, restore_batch
+from pipeline.inversion import Inversion, Pixels, as_tensor, invert_batch, restore_batch
 from pipeline.io.images import resize
 from pipeline.io.pillow import from_pillow, to_pillow
 from pipeline.models.assembly import load_backbone
@@ -201,7 +199,7 @@ class Editor:
 
         def run(rows: list[int]) -> list[Inversion | RowError]:
             size = sizes[rows[0]]
-            pixels = _as_tensor([resize(decoded[i][0], size) for i in rows])
+            pixels = as_tensor([resize(decoded[i][0], size) for i in rows])
             texts = [prompts[i] for i in rows]
             found = self._fitting(lambda slots: invert_batch(self._model, pixels, texts, size, settings, slots))
             return [
@@ -308,7 +306,3 @@ def _check(name: str, value: float | None, low: float, high: float) -> None:
 def _fitted_mask(masks: Sequence[Pixels | None] | None, index: int, size: tuple[int, int]) -> Pixels | None:
     mask = masks[index] if masks is not None else None
     return None if mask is None else resize(mask, size)
-
-
-def _as_tensor(images: Sequence[Pixels]) -> Tensor:
-    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255

@@ -18,7 +18,7 @@ from pipeline.settings import FITTED, EditSettings, InversionSettings
 from pipeline.synthesis import EditRequest, Synthesis
 
 # More steps than directions are kept, so that some of what was learned is left out.
-FEW: dict[str, Any] = {"num_inference_steps": 10, "max_iterations": 2}
+FEW: dict[str, Any] = {"num_inference_steps": 9, "max_iterations": 2}
 WORTH = 0.2  # dB of reconstruction that a compact artifact may cost
 
 

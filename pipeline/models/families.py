@@ -61,7 +61,7 @@ def pipeline_class(model: str | None) -> str:
 def lacking(family: Family, asked: Any, mask: str = "none") -> list[str]:
     """What an edit, or a job's settings, ask of a model that its family lacks: one clause for each.
 
-    Of `asked` the controls of `pipeline.config.Controlled` are read; `mask` is the kind that is to be found.
+    Of `asked` the controls of `pipeline.settings.Controlled` are read; `mask` is the kind that is to be found.
     """
     if family.cross_attention:
         return []

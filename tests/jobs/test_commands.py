@@ -20,9 +20,12 @@ import yaml
 from pipeline.io.artifacts import write_rows
 from tests.commands import ROOT, call, command
 from tests.faults import Proxy
-from tests.io.rows import edit_row, inversion_row
+from tests.io.rows import edit_row, failure_row, inversion_row
 from tests.small_job import SETTINGS, flags, photograph, pixels, table, write_inputs
 from tests.small_model import save_small_model
+
+# What takes seconds to import, and is for the engine and the cluster.
+HEAVY = {"torch", "ray", "diffusers", "transformers"}
 
 
 @pytest.fixture(scope="module")
@@ -40,15 +43,37 @@ def job(tmp_path: Path, model: str) -> Mapping[str, Any]:
     return {"config": config, "images": images, "prompts": prompts, "output": tmp_path / "out"}
 
 
+def _modules_after(name: str, *words: str) -> tuple[subprocess.CompletedProcess[str], set[str]]:
+    """Run a command to its end in a process that then names all that it has imported."""
+    code = (
+        "import runpy, sys\ntry: runpy.run_module(f'jobs.{sys.argv.pop(1)}', run_name='__main__', alter_sys=True)\n"
+        "finally: print(*sys.modules, file=sys.stderr)"
+    )
+    words = (sys.executable, "-c", code, name, *words)
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    return done, set(done.stderr.splitlines()[-1].split())
+
+
 @pytest.mark.parametrize("name", ["plan", "run", "invert", "edit", "prune", "status", "demo"])
 def test_help_is_quick_and_says_what_a_command_does(name: str) -> None:
     """`--help` needs none of the heavy libraries, and names the options with their meaning."""
-    code = f"import sys, jobs.{name}; print(sorted({{'torch', 'ray', 'pyarrow', 's3fs'}} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
-    shown = call(name, "--help")
+    shown, modules = _modules_after(name, "--help")
+    assert not (HEAVY | {"pyarrow", "s3fs"}) & modules
     assert shown.returncode == 0
     assert "output" in shown.stdout.lower()
+
+
+@pytest.mark.parametrize("name", ["plan", "status"])
+def test_what_only_answers_loads_no_engine(name: str, job: Mapping[str, Any]) -> None:
+    """A whole plan over an output, and that output's status, with neither torch nor ray nor a model's libraries."""
+    output = str(job["output"])
+    write_rows(output, "inversions", [inversion_row(str(i)) for i in range(3)])
+    write_rows(output, "edits", [edit_row("0")])
+    write_rows(output, "failures", [failure_row("1")])
+    done, modules = _modules_after(name, *([output] if name == "status" else flags(job)))
+    assert not HEAVY & modules
+    assert done.returncode == 0
+    assert ("3 inversions, 1 edits" if name == "status" else "8 images, 20 edits") in done.stdout
 
 
 def test_relatent_has_all_commands() -> None:

@@ -10,6 +10,7 @@ import torch
 from pipeline.diffusion.guidance import guided
 from pipeline.diffusion.solver import denoise
 from pipeline.errors import JobError
+from pipeline.inversion import as_tensor
 from pipeline.models.assembly import load_stable_diffusion
 from pipeline.models.measuring import counted_passes, weight_gradients
 from pipeline.models.random_weights import RANDOM_MODELS, random_autoencoder, random_text_encoder, random_unet
@@ -19,7 +20,7 @@ from pipeline.quality.speed.bench import Extent, measure_speed
 from pipeline.quality.speed.machine import matmul_rate, peak_memory
 from pipeline.quality.speed.photographs import EDITS, photographs
 from pipeline.quality.speed.reference import INNER_ITERATIONS, NullText, null_text
-from pipeline.quality.speed.systems import ALONE, IN_BATCHES, PUBLISHED, as_tensor
+from pipeline.quality.speed.systems import ALONE, IN_BATCHES, PUBLISHED
 from pipeline.quality.speed.work import flops_of, row_cost
 from tests.small_model import save_small_model
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from pipeline.demo.scene import caption_words
 from pipeline.errors import JobError
+from pipeline.inversion import Pixels, as_tensor
 from pipeline.models.assembly import load_stable_diffusion
 from pipeline.models.measuring import counted_passes, weight_gradients
 from pipeline.models.random_weights import RANDOM_MODELS, save_random_model
@@ -25,10 +26,8 @@ from pipeline.quality.speed.systems import (
     IN_BATCHES,
     Ours,
     PeerEditor,
-    Pixels,
     System,
     as_pixels,
-    as_tensor,
     mean_psnr,
     systems,
 )

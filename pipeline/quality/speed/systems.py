@@ -7,16 +7,13 @@ from dataclasses import dataclass, replace
 from statistics import mean
 from typing import Any, Final, Protocol
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.config import PRESETS
 from pipeline.diffusion.composite import to_bytes
 from pipeline.editor import Editor, published
 from pipeline.errors import RowError
-from pipeline.inversion import Inversion
+from pipeline.inversion import Inversion, Pixels, as_tensor
 from pipeline.models.measuring import now
 from pipeline.models.peers import PEERS, STEPS, PeerTask
 from pipeline.models.stable_diffusion import StableDiffusion
@@ -25,8 +22,6 @@ from pipeline.quality.speed.photographs import Photograph
 from pipeline.quality.speed.reference import INNER_ITERATIONS, PAPER_GUIDANCE, NullText, null_text, null_text_edit
 from pipeline.settings import FITTED, EditSettings, InversionSettings
 from pipeline.synthesis import EditRequest
-
-Pixels = NDArray[np.uint8]
 
 # What that search found on the bundled model.
 _TUNED: Final[Mapping[str, Mapping[str, Any]]] = {
@@ -223,13 +218,8 @@ def _exhausted(settings: InversionSettings) -> InversionSettings:
     return settings.model_copy(update={"max_iterations": INNER_ITERATIONS, "tolerance": 0.0, "min_gain": 0.0})
 
 
-def as_tensor(images: Sequence[Pixels]) -> Tensor:
-    """Pictures uint8 (h, w, 3) → (n, 3, h, w) in [0, 1]."""
-    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255
-
-
 def as_pixels(images: Tensor) -> list[Pixels]:
-    """And back."""
+    """Pictures (n, 3, h, w) in [0, 1] → uint8 (h, w, 3), each."""
     return list(to_bytes(images.cpu()).permute(0, 2, 3, 1).numpy())
 
 
