@@ -12,14 +12,13 @@ import pytest
 from PIL import Image
 
 from pipeline.counts import Counts
-from pipeline.io import storage
+from pipeline.io import lease, storage
 from pipeline.io.artifacts import write_rows
 from pipeline.io.images import decode
 from pipeline.io.outcomes import summary
 from pipeline.io.storage import write_bytes
 from pipeline.keys import sha256_hex
 from pipeline.records import PromptRow
-from pipeline.stages import pictures
 from pipeline.stages.rows import Asked, load_orders
 from tests.small_job import table
 from tests.stages.conftest import Job
@@ -177,7 +176,7 @@ def test_a_picture_that_was_replaced_but_not_committed_is_made_again(
         write_bytes(uri, data)
 
     with monkeypatch.context() as patch:
-        for module in (pictures, storage):
+        for module in (lease, storage):
             patch.setattr(module, "write_bytes", dies_before)
         with pytest.raises(KeyboardInterrupt):
             Job(output, StandInEditor(), [new]).run([asked])
