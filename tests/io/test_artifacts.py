@@ -90,7 +90,9 @@ def test_settings_that_cannot_be_read_wait_for_their_rows_turn(tmp_path: Path, s
 
 
 @pytest.mark.parametrize(
-    "theirs", [{"width": pa.array(["wide"])}, {"image_uri": None}, {"artifact_version": pa.array(["v2"])}], ids=str
+    "theirs",
+    [{"width": pa.array(["wide"])}, {"image_uri": None}, {"artifact_version": pa.array(["v2"])}],
+    ids=["wide", "without image_uri", "version as text"],
 )
 def test_a_file_of_other_columns_is_named(tmp_path: Path, theirs: dict[str, pa.Array | None]) -> None:
     """One line says which file is none of ours."""
