@@ -97,7 +97,7 @@ class JobConfig(Settings):
     preset: PresetName = Field(
         "balanced",
         description="settings by one name; every other setting wins over it. Of the bundled model's edits 72 % succeed "
-        "with fast, at 0.6 s per image and edit on one CPU core, 69 % with balanced (3.7 s), 74 % with best (1.4 s)",
+        "with fast, at 0.5 s per image and edit on one CPU core, 69 % with balanced (3.6 s), 74 % with best (1.3 s)",
     )
     inversion: InversionSettings = InversionSettings()
     edit: EditSettings = EditSettings()
