@@ -19,16 +19,9 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from pipeline.errors import JobError
+from pipeline.io.conditional import create_bytes, replace_bytes, version_of
 from pipeline.io.layout import lease_uri, leases_uri
-from pipeline.io.storage import (
-    StorageError,
-    create_bytes,
-    list_files,
-    read_if_there,
-    replace_bytes,
-    version_of,
-    write_bytes,
-)
+from pipeline.io.storage import StorageError, list_files, read_if_there, write_bytes
 from pipeline.io.uris import scheme_of
 
 _LOG: Final = logging.getLogger("relatent")
@@ -175,8 +168,9 @@ def _acquire(output: str) -> tuple[Fence, Holder]:
             _end(output, head, mine)
         for head in heads[-1:]:
             _wait_until_over(output, head)
-        # Should somebody delete all leases, later ones still have higher numbers.
-        token = heads[-1] + 1 if heads else int(time.time() * 1000)
+        # Should somebody delete all leases, later ones still have higher numbers. Even ones, so that of runs that begin
+        # at once, where there is none, no lease is another's successor.
+        token = heads[-1] + 1 if heads else 2 * int(time.time() * 1000)
         # A request that is sent again, because its answer was lost, finds what it wrote.
         created = create_bytes(lease_uri(output, token), _text(mine)) or _holder(output, token) == mine
         if created and (heads or _prevails(output, token, mine)):

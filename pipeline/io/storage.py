@@ -12,7 +12,7 @@ import fsspec
 from fsspec import AbstractFileSystem
 
 from pipeline.errors import RelatentError
-from pipeline.io.local_files import create_file, replace_file
+from pipeline.io.local_files import replace_file
 from pipeline.io.retries import STORAGE_ERRORS, answer, one_line, with_retries
 from pipeline.io.s3 import s3
 from pipeline.io.transfers import transferred
@@ -24,7 +24,6 @@ __all__ = [
     "TooLargeError",
     "check_allowed",
     "check_writable",
-    "create_bytes",
     "exists",
     "folds_case",
     "glob",
@@ -38,10 +37,8 @@ __all__ = [
     "read_part",
     "read_within",
     "remove",
-    "replace_bytes",
     "resolve",
     "size",
-    "version_of",
     "write_bytes",
 ]
 
@@ -158,76 +155,6 @@ def write_bytes(uri: str, data: bytes) -> None:
 
     on(uri, write)
     transferred("out", len(data))
-
-
-def create_bytes(uri: str, data: bytes) -> bool:
-    """Write a file that is not there yet; of several writers exactly one succeeds.
-
-    Returns:
-        Whether this one did; also False where it did, but the answer was lost and the request sent again.
-
-    Raises:
-        StorageError: it could not be written.
-    """
-
-    def create(fs: AbstractFileSystem, path: str) -> bool:
-        try:
-            if scheme_of(uri) == "":
-                create_file(Path(path), data)
-            else:
-                fs.pipe_file(path, data, mode="create")
-        except OSError as error:
-            if isinstance(error, FileExistsError) or _is_refused(error):
-                return False
-            raise
-        return True
-
-    done = on(uri, create)
-    transferred("out", len(data) if done else 0)
-    return done
-
-
-def version_of(uri: str) -> str | None:
-    """The ETag of an object on S3, None if there is none.
-
-    Raises:
-        StorageError: the storage does not answer.
-    """
-    try:
-        return on(uri, lambda fs, path: str(fs.info(path)["ETag"]))
-    except StorageError as error:
-        if error.missing:
-            return None
-        raise
-
-
-def replace_bytes(uri: str, data: bytes, version: str) -> bool:
-    """Write an object on S3 in the place of the one of this version, and of no other.
-
-    Returns:
-        Whether that was done; also False where it was, but the answer was lost and the request sent again.
-
-    Raises:
-        StorageError: it could not be written.
-    """
-
-    def replace(fs: AbstractFileSystem, path: str) -> bool:
-        try:
-            fs.pipe_file(path, data, IfMatch=version)
-        except OSError as error:
-            if isinstance(error, FileNotFoundError) or _is_refused(error):
-                return False
-            raise
-        return True
-
-    done = on(uri, replace)
-    transferred("out", len(data) if done else 0)
-    return done
-
-
-def _is_refused(error: OSError) -> bool:
-    """Whether a store refused a conditional write; s3fs does not translate every store's answer."""
-    return answer(error)[1] in {"PreconditionFailed", "ConditionalRequestConflict"}
 
 
 def check_writable(folder: str) -> None:

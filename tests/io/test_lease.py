@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,10 +20,11 @@ import pytest
 from pipeline.errors import JobError
 from pipeline.io import lease
 from pipeline.io.artifacts import write_rows
+from pipeline.io.conditional import create_bytes
 from pipeline.io.layout import lease_uri
 from pipeline.io.lease import held
 from pipeline.io.outcomes import committed_edits
-from pipeline.io.storage import create_bytes, list_files, read_bytes, read_if_there, write_bytes
+from pipeline.io.storage import list_files, read_bytes, read_if_there, write_bytes
 from tests.io.rows import edit_row, key_of
 
 
@@ -70,7 +72,7 @@ def test_a_second_run_is_refused_and_told_whose_the_first_is(output: str) -> Non
 def test_of_runs_that_begin_at_once_one_writes(
     output: str, monkeypatch: pytest.MonkeyPatch, *, all_create_before_one_looks: bool
 ) -> None:
-    """Three see no lease, and each creates one of its own number: one holds its own, the others are refused."""
+    """Three see no lease, and create one each, a millisecond apart: one holds its own, the others are refused."""
     heads, looks, abreast, over = lease._heads, itertools.count(), threading.Barrier(3), threading.Event()
 
     def looked(output: str) -> list[int]:
@@ -83,6 +85,9 @@ def test_of_runs_that_begin_at_once_one_writes(
         return found
 
     monkeypatch.setattr(lease, "_heads", looked)
+    milliseconds = itertools.count()
+    clock = SimpleNamespace(time=lambda: 1.79e9 + (next(milliseconds) + 0.5) / 1000)
+    monkeypatch.setattr(lease, "time", SimpleNamespace(**vars(time) | vars(clock)))
 
     def run(_: int) -> str:
         try:
