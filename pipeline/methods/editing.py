@@ -5,20 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Final, Literal
 
 import torch
 from torch import Tensor
 
 from pipeline.diffusion.blend import blend
-from pipeline.diffusion.control import Control, Wording
+from pipeline.diffusion.control import Wording
 from pipeline.diffusion.guidance import guided
 from pipeline.diffusion.interpolate import interpolate, joint_target
 from pipeline.diffusion.mask import attention_mask, soft_mask
 from pipeline.diffusion.schedule import NoiseSchedule
 from pipeline.diffusion.solver import denoise
 from pipeline.methods.base import Method, Network
-from pipeline.methods.holding import Images, changed_words, mixing_of, weighted_targets
+from pipeline.methods.holding import Call, Held, Images, call_of, changed_words, mixing_of, weighted_targets
 from pipeline.methods.variation import Variation
 from pipeline.settings import MASK_LEVELS
 
@@ -99,7 +100,7 @@ def edit_latents(
     n, n_steps, images = len(trajectory), schedule.num_inference_steps, conditions.images
     share = conditions.variation
     varied = None if share is None else Variation(share, conditions.seeds, len(images.first), method.eta)
-    mixing = mixing_of(conditions.wording, conditions.strength)
+    call_at = _calls(conditions, n_steps, guides)
 
     def predict(z: Tensor, step: int) -> Tensor:
         """Outputs for n edits and the sources of their images; of sources that are not held any more, zeros."""
@@ -107,26 +108,16 @@ def edit_latents(
         # A negative prompt moves the unconditional branch as it would move the empty prompt.
         away = unconditional + (conditions.negative - conditions.null)
         edited = _edited_embedding(learned, conditions, along_source=along_source)
-        structure, within, across = (
-            share * n_steps > n_steps - step
-            for share in (conditions.hold_structure, conditions.hold_self_attention, conditions.hold_cross_attention)
-        )
-        beside = images.beside(structure | within | across)
-        sources = images.first[beside.images]
-        rows = torch.cat((torch.arange(n, device=z.device), n + beside.images))
-        scales = torch.cat((conditions.guidance_scale, conditions.fitted_scale[sources]))
-        branches = [torch.cat((edited, learned[sources]))]
-        if guides(step) and bool((scales != 1).any()):
-            branches.insert(0, torch.cat((away, unconditional[sources])))
-        b = len(branches)
+        call = call_at(step)
+        branches = [torch.cat((away, unconditional[call.sources])), torch.cat((edited, learned[call.sources]))]
         outputs = network.predict(
-            z[rows].repeat(b, 1, 1, 1),
-            schedule.timesteps[step - 1].expand(b * len(rows)),
-            torch.cat(branches),
-            Control(beside.taken_from(structure, b), beside.taken_from(within, b), beside.mixed(mixing, across, b)),
-        ).chunk(b)
+            z[call.rows].repeat(call.branches, 1, 1, 1),
+            schedule.timesteps[step - 1].expand(call.branches * len(call.rows)),
+            torch.cat(branches[-call.branches :]),
+            call.control,
+        ).chunk(call.branches)
         output = torch.zeros_like(z)
-        output[rows] = outputs[0] if b == 1 else guided(outputs[0], outputs[1], scales)
+        output[call.rows] = outputs[0] if call.branches == 1 else guided(outputs[0], outputs[1], call.scales)
         return output
 
     def corrected(z: Tensor, step: int) -> Tensor:
@@ -144,6 +135,21 @@ def edit_latents(
     eta = method.eta if varied is None else varied.eta
     with torch.no_grad():
         return denoise(predict, noise, schedule, corrected, start=start, eta=eta)[:n]
+
+
+def _calls(conditions: Conditions, n_steps: int, guides: Callable[[int], bool]) -> Callable[[int], Call]:
+    """The call of the network at a step 1..N; a GPU is waited for where one differs from the last, not at each."""
+    mixing = mixing_of(conditions.wording, conditions.strength)
+    scales = conditions.guidance_scale, conditions.fitted_scale
+    shares = torch.stack((conditions.hold_structure, conditions.hold_self_attention, conditions.hold_cross_attention))
+    steps_held = (shares * n_steps).cpu()
+
+    @cache
+    def call(held: tuple[tuple[bool, ...], ...], *, guides: bool) -> Call:
+        active = torch.tensor(held, device=shares.device)
+        return call_of(conditions.images, mixing, Held(*active), *scales, guides=guides)
+
+    return lambda step: call(tuple(map(tuple, (steps_held > n_steps - step).tolist())), guides=guides(step))
 
 
 def _edited_embedding(learned: Tensor, conditions: Conditions, *, along_source: bool) -> Tensor:

@@ -115,6 +115,55 @@ class Beside:
         return CrossAttention(own, conditional + rows, conditional + self.n + self.place[rows], mixing.taken[rows])
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Which of n edits, each (n,) bool, take their source's structure at a step, its self- and its cross-attention."""
+
+    structure: Tensor
+    self_attention: Tensor
+    cross_attention: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of the network.
+
+    Attributes:
+        rows: (n + k,) who runs, of n edits and then the sources of all their images.
+        sources: (k,) the first edit of each running source's image.
+        scales: (n + k,) the guidance of these rows.
+        branches: how often they run, 2 with guidance's unconditional branch before its conditional one.
+        control: what rows take from each other, over all branches.
+    """
+
+    rows: Tensor
+    sources: Tensor
+    scales: Tensor
+    branches: int
+    control: Control
+
+
+def call_of(
+    images: Images, mixing: Mixing, held: Held, guidance_scale: Tensor, fitted_scale: Tensor, *, guides: bool
+) -> Call:
+    """The call of a step that `guides` or not: edits at guidance scales (n,), sources at those they were fitted at."""
+    n, beside = len(images.of), images.beside(held.structure | held.self_attention | held.cross_attention)
+    sources = images.first[beside.images]
+    scales = torch.cat((guidance_scale, fitted_scale[sources]))
+    branches = 2 if guides and bool((scales != 1).any()) else 1
+    return Call(
+        torch.cat((torch.arange(n, device=scales.device), n + beside.images)),
+        sources,
+        scales,
+        branches,
+        Control(
+            beside.taken_from(held.structure, branches),
+            beside.taken_from(held.self_attention, branches),
+            beside.mixed(mixing, held.cross_attention, branches),
+        ),
+    )
+
+
 def changed_words(wording: Wording) -> Tensor:
     """The changed words (2n, words, tokens) of n targets and their n sources."""
     width = max(wording.lost.shape[1], wording.new.shape[1])
