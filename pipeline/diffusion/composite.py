@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import torch
@@ -24,6 +26,9 @@ _LARGEST: Final = 0.95  # quantile over the mask's pixels: single ones do not de
 _WITHIN: Final = 0.5
 # How far an edit may depart from the reconstruction before the original's detail would show as a ghost.
 _DETAIL_REACH: Final = 0.20
+# Pixels that are worked on together: the largest photograph takes no more memory than these, and they stay in a cache.
+_BAND: Final = 1 << 16
+_ACTING, _DETAIL = 6, 7  # planes of a `_Change`
 
 
 def composite(
@@ -46,20 +51,8 @@ def composite(
     Returns:
         (3, H, W) in [0, 1].
     """
-    departure = (edited - reconstruction).abs().amax(dim=0, keepdim=True)
-    largest = _largest(departure, mask)
-    shares = (_UNCHANGED, _CHANGED) if keeps_shape else (_UNCHANGED_SHAPE, _CHANGED_SHAPE)
-    low, high = max(shares[0] * largest, _UNCHANGED_AT_LEAST), max(shares[1] * largest, _CHANGED_AT_LEAST)
-    size = original.shape[-2:]
-    # In a larger original an edge may lie anywhere within a pixel of the working size: unless that whole pixel acts, a
-    # fringe of the old colour stays along it.
-    reached = departure if size == departure.shape[-2:] else _widen(departure)
-    acting = mask * _ramp(_smooth(reached), low, high)
-    detail = torch.exp(-((_smooth(departure) / _DETAIL_REACH) ** 2))
-    edited, reconstruction = _resize(edited, size), _resize(reconstruction, size)
-    acting, detail = _resize(acting, size), _resize(detail, size)
-    changed = edited + detail * (original - reconstruction) if keeps_shape else edited
-    return torch.where(acting > 0, original + acting * (changed - original), original).clamp(0, 1)
+    change = _change(edited, reconstruction, mask, original.shape[-2:], keeps_shape=keeps_shape)
+    return change.applied(original, change.at(slice(0, original.shape[-2])))
 
 
 def composite_pixels(
@@ -77,15 +70,70 @@ def composite_pixels(
     Returns:
         uint8 (H, W, 3).
     """
-    planes = original.permute(2, 0, 1).float() / 255
-    edited, reconstruction = edited.permute(2, 0, 1), reconstruction.permute(2, 0, 1)
-    result = composite(planes, edited, reconstruction, mask[None], keeps_shape=keeps_shape)
-    return to_bytes(result.permute(1, 2, 0))
+    height, width = original.shape[:2]
+    planes = edited.permute(2, 0, 1), reconstruction.permute(2, 0, 1), mask[None]
+    change, result = _change(*planes, original.shape[:2], keeps_shape=keeps_shape), original.clone()
+    step = max(1, _BAND // width)
+    for rows in (slice(top, min(top + step, height)) for top in range(0, height, step)):
+        band = change.at(rows)
+        acting = (band[_ACTING] > 0).any(dim=0).nonzero()
+        if len(acting):
+            columns = slice(int(acting[0]), int(acting[-1]) + 1)
+            part = original[rows, columns].permute(2, 0, 1).float() / 255
+            result[rows, columns] = to_bytes(change.applied(part, band[:, :, columns])).permute(1, 2, 0)
+    return result
 
 
 def to_bytes(pixels: Tensor) -> Tensor:
     """Values in [0, 1] → uint8, to the nearest level."""
     return (pixels * 255).round().clamp(0, 255).to(torch.uint8)
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """What an edit does to an original.
+
+    Attributes:
+        planes: (8, h, W) edited, reconstruction, how much acts, and how much detail stays; as wide as the original, and
+            as high or lower.
+        height: of the original.
+        keeps_shape: as for `composite`.
+    """
+
+    planes: Tensor
+    height: int
+    keeps_shape: bool
+
+    def at(self, rows: slice) -> Tensor:
+        """The planes in some of the original's rows (8, r, W), interpolated as torch would all of them."""
+        low = self.planes.shape[1]
+        if low == self.height:
+            return self.planes[:, rows]
+        y = ((torch.arange(rows.start, rows.stop) + 0.5) * (low / self.height) - 0.5).clamp(min=0)
+        above = y.long()
+        below = (above + 1).clamp(max=low - 1)
+        return torch.lerp(self.planes[:, above], self.planes[:, below], (y - above)[:, None])
+
+    def applied(self, original: Tensor, planes: Tensor) -> Tensor:
+        """The result (3, r, W), of the original's part (3, r, W) and the planes there."""
+        edited, reconstruction, acting, detail = planes[:3], planes[3:6], planes[_ACTING], planes[_DETAIL]
+        changed = edited + detail * (original - reconstruction) if self.keeps_shape else edited
+        return torch.where(acting > 0, original + acting * (changed - original), original).clamp(0, 1)
+
+
+def _change(edited: Tensor, reconstruction: Tensor, mask: Tensor, size: Sequence[int], *, keeps_shape: bool) -> _Change:
+    departure = (edited - reconstruction).abs().amax(dim=0, keepdim=True)
+    largest = _largest(departure, mask)
+    shares = (_UNCHANGED, _CHANGED) if keeps_shape else (_UNCHANGED_SHAPE, _CHANGED_SHAPE)
+    low, high = max(shares[0] * largest, _UNCHANGED_AT_LEAST), max(shares[1] * largest, _CHANGED_AT_LEAST)
+    # In a larger original an edge may lie anywhere within a pixel of the working size: unless that whole pixel acts, a
+    # fringe of the old colour stays along it.
+    reached = departure if tuple(size) == departure.shape[-2:] else _widen(departure)
+    acting = mask * _ramp(_smooth(reached), low, high)
+    detail = torch.exp(-((_smooth(departure) / _DETAIL_REACH) ** 2))
+    height, width = size
+    planes = torch.cat((edited, reconstruction, acting, detail))
+    return _Change(_resize(planes, (min(height, planes.shape[1]), width)), height, keeps_shape)
 
 
 def _largest(departure: Tensor, mask: Tensor) -> float:
@@ -109,7 +157,7 @@ def _smooth(x: Tensor) -> Tensor:
     return F.avg_pool2d(padded, kernel_size=3, stride=1)[0]
 
 
-def _resize(x: Tensor, size: torch.Size) -> Tensor:
+def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:
     if x.shape[-2:] == size:
         return x
     return F.interpolate(x[None], size=size, mode="bilinear", align_corners=False, antialias=True)[0]

@@ -130,5 +130,6 @@ def _background_psnr(original: _Pixels, published: _Pixels, mask: Tensor) -> flo
     outside = resize((mask.numpy() * 255).round().astype(np.uint8), (width, height)) < 128
     if not outside.any():
         return None
-    difference = (original[outside].astype(np.float64) - published[outside]) / 255
-    return float(-10 * np.log10(max(np.square(difference).mean(), 1e-10)))
+    difference = np.subtract(original, published, dtype=np.int16)
+    squares = np.einsum("hwc,hwc->hw", difference, difference, dtype=np.int32)
+    return float(-10 * np.log10(max(squares[outside].mean(dtype=np.float64) / (3 * 255**2), 1e-10)))

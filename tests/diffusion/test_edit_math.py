@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.diffusion import composite as compositing
 from pipeline.diffusion.blend import blend
-from pipeline.diffusion.composite import composite
+from pipeline.diffusion.composite import composite, composite_pixels, to_bytes
 from pipeline.diffusion.guidance import guided
 from pipeline.diffusion.interpolate import interpolate, joint_target
 from pipeline.diffusion.mask import grow, soft_mask
@@ -103,6 +106,32 @@ def test_outside_the_mask_is_the_original(height: int, width: int, seed: int) ->
     original = _random(seed, 3, height, width)
     result = composite(original, _random(1, 3, 16, 16), _random(2, 3, 16, 16), torch.zeros(1, 16, 16))
     assert torch.equal(result, original)
+
+
+@given(st.integers(1, 200), st.integers(1, 200), st.integers(1, 10_000), st.booleans())
+@settings(max_examples=50, deadline=None)
+def test_stored_pictures_are_composited_in_bands_as_they_are_whole(
+    height: int, width: int, band: int, keeps: bool
+) -> None:
+    """At any size, and however many pixels at a time: to rounding."""
+    original = to_bytes(_random(0, height, width, 3))
+    reconstruction, mask = _random(1, 16, 16, 3), (_random(2, 16, 16) > 0.8).float()
+    edited = reconstruction.lerp(_random(3, 16, 16, 3), (_random(4, 16, 16, 1) > 0.5).float())
+    planes = (x.permute(2, 0, 1) for x in (original / 255, edited, reconstruction, mask[..., None]))
+    whole = composite(*planes, keeps_shape=keeps).permute(1, 2, 0)
+    with mock.patch.object(compositing, "_BAND", band):
+        found = composite_pixels(original, edited, reconstruction, mask, keeps_shape=keeps)
+    assert float((found - 255 * whole).abs().max()) < 0.51
+
+
+@given(st.integers(16, 200), st.integers(2, 200))  # of one column torch 2.13 makes something else
+@settings(max_examples=25, deadline=None)
+def test_edits_are_enlarged_as_torch_enlarges(height: int, width: int) -> None:
+    """An edit that takes all of the original's place is its own bilinear interpolation."""
+    edited, everywhere = 0.5 + 0.5 * _random(1, 3, 16, 16), torch.ones(1, 16, 16)
+    result = composite(_random(0, 3, height, width), edited, torch.zeros_like(edited), everywhere, keeps_shape=False)
+    enlarged = torch.nn.functional.interpolate(edited[None], (height, width), mode="bilinear", antialias=True)[0]
+    torch.testing.assert_close(result, enlarged, atol=1e-5, rtol=0)
 
 
 def test_what_drifts_along_with_an_edit_stays_the_original() -> None:
