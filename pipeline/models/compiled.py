@@ -18,8 +18,8 @@ _MOST_SIZES: Final = 2
 class CompiledNetwork(torch.nn.Module):
     """Calls a network's `forward`, compiled where that pays; hooks on the network itself do not see these calls.
 
-    The first call of a kind takes a minute or more: with gradients or without, with rows taken or without, a new size
-    of latents. `taken` is the hook on the network through which rows take from others.
+    The first call of a kind takes a minute or more: with gradients or without, a new size of latents. `taken` is the
+    hook on the network through which rows take from others.
     """
 
     def __init__(self, network: torch.nn.Module, taken: RowsTaken, backend: str = "inductor") -> None:
@@ -37,7 +37,13 @@ class CompiledNetwork(torch.nn.Module):
         self._sizes.add(size)
         from torch._dynamo import mark_dynamic  # takes seconds, which no other network should pay
 
-        for tensor in pytree.tree_leaves((z, rest, named, self._taken.rows)):
+        rows = self._taken.rows
+        if rows is None and not torch.is_grad_enabled():
+            rows = torch.arange(
+                len(z), device=z.device
+            )  # each its own: one graph, whether rows take from others or not
+        for tensor in pytree.tree_leaves((z, rest, named, rows)):
             if isinstance(tensor, Tensor):
                 mark_dynamic(tensor, 0)
-        return self._compiled(z, *rest, **named)
+        with self._taken.from_rows(rows):
+            return self._compiled(z, *rest, **named)

@@ -11,7 +11,9 @@ from typing import Any
 
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
+from diffusers.models.attention_processor import AttnProcessor2_0
 
+from pipeline.models.attention import processed_by
 from pipeline.models.stable_diffusion import StableDiffusion
 
 
@@ -63,6 +65,11 @@ def weight_gradients(model: StableDiffusion) -> Iterator[None]:
         yield
     finally:
         unet.requires_grad_(False).zero_grad()
+
+
+def plain_attention(model: StableDiffusion) -> contextlib.AbstractContextManager[None]:
+    """Attention is diffusers' own, until the context ends."""
+    return processed_by(_parts(model).unet, AttnProcessor2_0())
 
 
 def _parts(model: StableDiffusion) -> Any:

@@ -26,6 +26,7 @@ class UNetBackbone(Backbone):
     def __init__(self, pipeline: Any, name: str, fingerprint: str, device: torch.device, dtype: torch.dtype) -> None:
         super().__init__(pipeline, name, fingerprint, device, dtype)
         pipeline.unet.to(memory_format=torch.channels_last)
+        pipeline.unet.set_attn_processor(ControlledAttention(NO_CONTROL))
         # After the pipeline's construction, which corrects outdated scheduler settings.
         scheduler = pipeline.scheduler
         self._prediction = scheduler.config.get("prediction_type", "epsilon")
