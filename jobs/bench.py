@@ -92,16 +92,15 @@ def speed(
         from pipeline.models.random_weights import RANDOM_MODELS
         from pipeline.quality.speed.bench import Extent, bench_model, measure_speed
 
-        with bench_model(model) as loaded:
-            report = measure_speed(
-                loaded,
-                Extent(images, min(alone, images), batch_size, steps),
-                _listed(systems),
-                fixed=model in RANDOM_MODELS,
-                compiled=compiled,
-                say=lambda line: typer.echo(line, err=True),
-                save=lambda report: _write(json_file, report.as_json()),
-            )
+        report = measure_speed(
+            bench_model(model),
+            Extent(images, min(alone, images), batch_size, steps),
+            _listed(systems),
+            fixed=model in RANDOM_MODELS,
+            compiled=compiled,
+            say=lambda line: typer.echo(line, err=True),
+            save=lambda report: _write(json_file, report.as_json()),
+        )
         typer.echo(report.table())
         return DONE
 

@@ -45,8 +45,6 @@ def load_backbone(
         JobError: one of them is not there, not of a family in `FAMILIES`, or does not fit the others.
     """
     name = model or "bundled"
-    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    default = "float32" if chosen.type == "cpu" else "bfloat16"
     kind = pipeline_class(model)
     fingerprint = model_fingerprint(model, lora, preview_vae)
     # A job has its own progress; the libraries' bars, and their advice about optional packages, would break it.
@@ -62,7 +60,13 @@ def load_backbone(
         _fuse(pipeline, text, resolve_lora(text))
     if preview_vae is not None:
         pipeline.vae = _tiny_autoencoder(preview_vae, pipeline.vae)
-    return _class(FAMILIES[kind])(pipeline, name, fingerprint, chosen, _DTYPES[dtype or default])
+    return _class(FAMILIES[kind])(pipeline, name, fingerprint, *placement(device, dtype))
+
+
+def placement(device: str | None = None, dtype: str | None = None) -> tuple[torch.device, torch.dtype]:
+    """Where a model runs and in which precision, as `load_backbone` says."""
+    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return chosen, _DTYPES[dtype or ("float32" if chosen.type == "cpu" else "bfloat16")]
 
 
 def load_stable_diffusion(model: str | None = None, device: str | None = None) -> StableDiffusion:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from pipeline.models.catalogue import assemble, new_tokenizer
@@ -71,17 +70,12 @@ def random_text_encoder(sizes: Sizes, end_token: int) -> CLIPTextModel:
     )
 
 
-def save_random_model(folder: Path, sizes: Sizes, words: Sequence[str], seed: int = 0) -> Path:
-    """Write a diffusers folder whose tokenizer knows `words`, and return it; at 1.5's size 2.1 GB, in float16."""
+def random_pipeline(sizes: Sizes, words: Sequence[str], device: torch.device, seed: int = 0) -> StableDiffusionPipeline:
+    """A whole model of this size on a device, where its weights are drawn; its tokenizer knows `words`."""
     tokenizer = new_tokenizer(words)
     tokenizer.model_max_length = sizes.tokens
     assert tokenizer.eos_token_id is not None
     torch.manual_seed(seed)
-    pipeline = assemble(
-        random_autoencoder(sizes).half(),
-        random_unet(sizes).half(),
-        random_text_encoder(sizes, tokenizer.eos_token_id).half(),
-        tokenizer,
-    )
-    pipeline.save_pretrained(folder, safe_serialization=True)
-    return folder
+    with device:
+        parts = random_autoencoder(sizes), random_unet(sizes), random_text_encoder(sizes, tokenizer.eos_token_id)
+    return assemble(*parts, tokenizer)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -14,9 +12,9 @@ import numpy as np
 from pipeline.demo.scene import caption_words
 from pipeline.errors import JobError
 from pipeline.inversion import Pixels, as_tensor
-from pipeline.models.assembly import load_stable_diffusion
+from pipeline.models.assembly import load_stable_diffusion, placement
 from pipeline.models.measuring import counted_passes, weight_gradients
-from pipeline.models.random_weights import RANDOM_MODELS, save_random_model
+from pipeline.models.random_weights import RANDOM_MODELS, random_pipeline
 from pipeline.models.stable_diffusion import StableDiffusion
 from pipeline.quality.speed.machine import describe, matmul_rate, peak_memory
 from pipeline.quality.speed.photographs import EDITS, Photograph, photographs
@@ -53,15 +51,13 @@ class Extent:
     steps: int | None = None
 
 
-@contextlib.contextmanager
-def bench_model(name: str | None) -> Iterator[StableDiffusion]:
+def bench_model(name: str | None) -> StableDiffusion:
     """Load what `--model` names: besides what other commands take, one of `RANDOM_MODELS`, made on the spot."""
     if name is None or name not in RANDOM_MODELS:
-        yield load_stable_diffusion(name)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        save_random_model(Path(folder), RANDOM_MODELS[name], caption_words())
-        yield load_stable_diffusion(folder)
+        return load_stable_diffusion(name)
+    device, dtype = placement()
+    pipeline = random_pipeline(RANDOM_MODELS[name], caption_words(), device)
+    return StableDiffusion(pipeline, name, name, device, dtype)
 
 
 def measure_speed(
