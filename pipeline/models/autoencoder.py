@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
+
+# Pixels that are decoded together. In single precision Stable Diffusion's decoder takes some 4 kB for each: all rows of
+# a call would take more memory than in the denoiser, whose slots would be halved for it (infra/decisions/0022).
+_TOGETHER: Final = 1 << 21
 
 
 class Autoencoder:
@@ -33,7 +37,9 @@ class Autoencoder:
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:
         """Scaled latents → pixels (n, 3, h, w) in [0, 1]."""
-        pixels: Tensor = self._vae.decode((z.to(self._device) / self._scale + self._shift).to(self._dtype)).sample
+        unscaled = (z.to(self._device) / self._scale + self._shift).to(self._dtype)
+        rows = max(1, _TOGETHER // (self.stride**2 * z.shape[-2] * z.shape[-1]))
+        pixels = torch.cat([self._vae.decode(part).sample for part in torch.split(unscaled, rows)])
         return (pixels.float() / 2 + 0.5).clamp(0, 1)
 
 

@@ -19,6 +19,7 @@ from pipeline.diffusion.solver import denoise, invert
 from pipeline.editor import Editor
 from pipeline.errors import JobError
 from pipeline.methods import METHODS
+from pipeline.models import autoencoder
 from pipeline.models.assembly import load_backbone
 from pipeline.models.autoencoder import Autoencoder
 from pipeline.models.backbone import Backbone
@@ -138,6 +139,22 @@ def test_images_and_latents(name: str, models: dict[str, Backbone]) -> None:
     decoded = model.decode_latents(z)
     assert decoded.shape == pixels.shape
     assert 0 <= float(decoded.min()) <= float(decoded.max()) <= 1
+
+
+@pytest.mark.parametrize("name", [*UNTRAINED, "bundled"])
+def test_latents_that_take_much_memory_are_decoded_in_parts(
+    name: str, models: dict[str, Backbone], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of five pictures two at a time, where so many pixels are allowed; they are the same, to rounding."""
+    model = models[name]
+    z = model.encode_images(torch.rand(5, 3, 8 * model.stride, 12 * model.stride, generator=torch.manual_seed(0)))
+    whole, together = model.decode_latents(z), []
+    handle = model._pipeline.vae.decoder.register_forward_pre_hook(lambda _, inputs: together.append(len(inputs[0])))
+    monkeypatch.setattr(autoencoder, "_TOGETHER", 2 * whole[0, 0].numel() + 1)
+    parts = model.decode_latents(z)
+    handle.remove()
+    assert together == [2, 2, 1]
+    torch.testing.assert_close(parts, whole)
 
 
 @pytest.mark.parametrize("name", [*UNTRAINED, "bundled"])
