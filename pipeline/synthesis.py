@@ -23,7 +23,7 @@ from pipeline.models.backbone import Backbone
 from pipeline.records import Deltas
 from pipeline.settings import EditSettings
 
-Values = NDArray[np.float32]
+Values = NDArray[np.float16]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class EditRequest:
 
 @dataclass(frozen=True, slots=True)
 class Synthesis:
-    """One edit at the working size: pictures (h, w, 3) and mask (h, w), float32 in [0, 1].
+    """One edit at the working size: pictures (h, w, 3) and mask (h, w), float16 in [0, 1], finer than eight bits.
 
     `truncated` says that the model's text window does not hold all of a prompt, be it the target, source or negative;
     `keeps_shape` whether the edit holds the photograph's structure.
@@ -76,7 +76,7 @@ def edit_batch(
     """Make one edit of each inversion; all of one size and settings, and either all or none of strength 0."""
     tensors = stacked(model, inversions)
     images = Images.named([request.inversion for request in requests], model.device)
-    reconstruction = model.decode_latents(tensors["reconstruction"][images.first].float())[images.of].cpu()
+    reconstruction = model.decode_latents(tensors["reconstruction"][images.first].float()).half()[images.of].cpu()
     if requests[0].strength == 0:
         nothing = torch.zeros_like(reconstruction[:, :1])
         rows = zip(reconstruction, nothing, inversions, requests, strict=True)
@@ -95,8 +95,8 @@ def edit_batch(
         guides=inversion_settings.guides,
         skip=settings.skip,
     )
-    edited = model.decode_latents(z_0).cpu()
-    over_pixels = torch.ones_like(edited[:, :1]) if mask is None else _upsampled(mask.cpu(), edited.shape[-2:])
+    edited = model.decode_latents(z_0).half().cpu()
+    over_pixels = torch.ones_like(edited[:, :1]) if mask is None else _upsampled(mask.cpu(), edited.shape[-2:]).half()
     return [
         replace(
             _synthesis(e, r, m, truncated=_truncated(model, of, request)),

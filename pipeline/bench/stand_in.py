@@ -55,7 +55,7 @@ class StandInEditor:
 
     def edit_rows(self, _: Sequence[Inversion], requests: Sequence[EditRequest], __: EditSettings) -> list[Synthesis]:
         time.sleep(self._row_seconds * len(requests))
-        grey, everywhere = np.full((SIDE, SIDE, 3), 0.5, np.float32), np.ones((SIDE, SIDE), np.float32)
+        grey, everywhere = np.full((SIDE, SIDE, 3), 0.5, np.float16), np.ones((SIDE, SIDE), np.float16)
         return [Synthesis(grey, grey, everywhere) for _ in requests]
 
 

@@ -6,6 +6,7 @@ import math
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
@@ -15,6 +16,7 @@ import ray.data
 import ray.exceptions
 
 from pipeline.cluster import events, metrics, spans
+from pipeline.cluster.ahead import one_ahead
 from pipeline.cluster.session import Resources
 from pipeline.cluster.tables import PART, asked_table, part_schema, schema_of, to_table
 from pipeline.config import JobConfig
@@ -212,7 +214,7 @@ class _EngineActor:
     """A process that holds one model, loaded with the first row that needs it: a finished job loads none.
 
     One that was started again, because its process died, has its model in a process apart, where rows may die alone.
-    Past the deadline it hands on no more than the part that it has in hand.
+    The model works on while a part of its results is handed on. Past the deadline it begins no further part.
     """
 
     def __init__(
@@ -233,6 +235,7 @@ class _EngineActor:
         self._deadline = deadline
         self._run_id = run_id
         self._busy = metrics.Busy()
+        self._thread = ThreadPoolExecutor(max_workers=1)
 
     @cached_property
     def _engine(self) -> Engine:
@@ -254,7 +257,6 @@ class _EngineActor:
         if not work or time.time() > self._deadline:
             return
         with attempt(self._run_id, "engine", [row["image_id"] for row in work]):
-            for part in self._busy.over(self._engine(work)):
+            parts = self._busy.over(self._engine(work))
+            for part in one_ahead(parts, self._thread, until=lambda: time.time() > self._deadline):
                 yield to_table([{PART: part}], self._schema)
-                if time.time() > self._deadline:
-                    return

@@ -62,16 +62,16 @@ def composite_pixels(
 
     Args:
         original: uint8 (H, W, 3).
-        edited: float32 (h, w, 3) in [0, 1].
+        edited: (h, w, 3) in [0, 1], of any precision.
         reconstruction: as `edited`.
-        mask: float32 (h, w) in [0, 1].
+        mask: (h, w) in [0, 1].
         keeps_shape: as there.
 
     Returns:
         uint8 (H, W, 3).
     """
     height, width = original.shape[:2]
-    planes = edited.permute(2, 0, 1), reconstruction.permute(2, 0, 1), mask[None]
+    planes = edited.float().permute(2, 0, 1), reconstruction.float().permute(2, 0, 1), mask.float()[None]
     change, result = _change(*planes, original.shape[:2], keeps_shape=keeps_shape), original.clone()
     step = max(1, _BAND // width)
     for rows in (slice(top, min(top + step, height)) for top in range(0, height, step)):
@@ -86,7 +86,7 @@ def composite_pixels(
 
 def to_bytes(pixels: Tensor) -> Tensor:
     """Values in [0, 1] → uint8, to the nearest level."""
-    return (pixels * 255).round().clamp(0, 255).to(torch.uint8)
+    return (pixels.float() * 255).round().clamp(0, 255).to(torch.uint8)
 
 
 @dataclass(frozen=True, slots=True)

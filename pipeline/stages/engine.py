@@ -220,5 +220,7 @@ def _mask(mask: bytes | None) -> Pixels | None:
 
 
 def _packed(results: Sequence[Synthesis]) -> bytes:
-    names = ("edited", "reconstruction", "mask")
-    return pack({name: torch.from_numpy(np.stack([getattr(r, name) for r in results])) for name in names})
+    """Edits of one image, stacked, and its reconstruction once."""
+    edited, masks = (np.stack([getattr(result, name) for result in results]) for name in ("edited", "mask"))
+    arrays = {"edited": edited, "mask": masks, "reconstruction": results[0].reconstruction}
+    return pack({name: torch.from_numpy(array) for name, array in arrays.items()})

@@ -78,7 +78,7 @@ class Pictures:
             "height": pixels.shape[0],
             "sha256": sha256_hex(data),
             "background_psnr": background_psnr,
-            "mask_coverage": float(mask.mean()),
+            "mask_coverage": float(mask.float().mean()),
             "recon_psnr": self._inversion["recon_psnr"],
             "vae_psnr": self._inversion["vae_psnr"],
             "converged": self._inversion["converged"],
@@ -92,7 +92,7 @@ class Pictures:
 
     def _composited(self, i: int, *, keeps_shape: bool) -> tuple[_Pixels, _Pixels | None, float | None]:
         """The picture, its transparency, and how far it is from the original outside the mask, in dB."""
-        edited, reconstruction, mask = (self._made[name][i] for name in ("edited", "reconstruction", "mask"))
+        edited, mask, reconstruction = self._made["edited"][i], self._made["mask"][i], self._made["reconstruction"]
         if self._photo is None:
             return to_bytes(edited).numpy(), None, None
         original = self._photo.pixels
@@ -127,7 +127,7 @@ class Pictures:
 def _background_psnr(original: _Pixels, published: _Pixels, mask: Tensor) -> float | None:
     """PSNR in dB outside the mask; 100 where nothing changed, None where the mask leaves no outside."""
     height, width = original.shape[:2]
-    outside = resize((mask.numpy() * 255).round().astype(np.uint8), (width, height)) < 128
+    outside = resize(to_bytes(mask).numpy(), (width, height)) < 128
     if not outside.any():
         return None
     difference = np.subtract(original, published, dtype=np.int16)

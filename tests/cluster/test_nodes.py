@@ -66,11 +66,14 @@ def test_a_drained_node_is_left_without_loss(
     cluster: Killing, job: dict[str, Any], watched: Watched, undisturbed: Results, tmp_path: Path
 ) -> None:
     """A node with notice is given nothing new; what it does not get done, another does, and nobody waits for that."""
+    (stays,) = cluster.cluster.worker_nodes
     drained = cluster.add_node(num_gpus=1)
-    watched.hold(drained.node_id)
+    for node in (stays, drained):  # until both have begun, however long one's actor takes to start
+        watched.hold(node.node_id)
     driver = cluster.start(watched, **job, output=str(tmp_path / "out"))
     until(lambda: drained.node_id in {work.node for work in watched.seen()}, driver.is_alive)
     drain(cluster, drained.node_id)
+    watched.let_go(stays.node_id)
     until(lambda: len(table(tmp_path / "out", "inversions")) >= IMAGES - IN_FLIGHT, driver.is_alive)
     begun = [work for work in watched.seen() if work.node == drained.node_id]
     assert len(begun) == 1

@@ -50,9 +50,9 @@ class Watched:
         """Let a node's actors wait with what they have begun."""
         (self.folder / f"hold {node}").touch()
 
-    def let_go(self) -> None:
-        """Let all go on."""
-        for path in self.folder.glob("hold *"):
+    def let_go(self, node: str = "*") -> None:
+        """Let a node's actors go on, or all."""
+        for path in self.folder.glob(f"hold {node}"):
             path.unlink()
 
     def seen(self) -> list[Work]:
