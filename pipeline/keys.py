@@ -9,7 +9,7 @@ from typing import Any, Final
 
 # Part of every inversion key, and a column beside it. Raised when the stored tensors' meaning changes, so that an old
 # artifact is never taken for a new one.
-ARTIFACT_VERSION: Final = 3
+ARTIFACT_VERSION: Final = 4
 # Part of every edit key. Raised when the same request comes to mean other pixels.
 EDIT_VERSION: Final = 4
 _CANONICAL: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)

@@ -1,7 +1,8 @@
 """Learned embeddings as a few directions that all steps share: small enough to keep for every image.
 
 What a fit adds to a prompt's embedding moves along few directions over the steps. The best of them by least squares
-(Eckart and Young, 1936) are kept in eight bits, scaled by token, with each step's weights.
+(Eckart and Young, 1936) are kept in four bits, scaled by token, with each step's weights: twice as many directions in
+four bits say more than half of them in eight (infra/decisions/0014).
 """
 
 from __future__ import annotations
@@ -14,31 +15,46 @@ from torch import Tensor
 
 # What deltas are kept as.
 FACTORS: Final = ("weights", "directions", "scales")
-# As many directions as fit into these bytes, within limits: three at Stable Diffusion 1.5's size, whose artifacts then
+# As many directions as fit into these bytes, within limits: six at Stable Diffusion 1.5's size, whose artifacts then
 # stay below 256 KB. More than eight add nothing (infra/decisions/0014).
 _BYTES: Final = 200_000
-_FEWEST: Final = 3
+_FEWEST: Final = 6
 _MOST: Final = 8
-_LEVELS: Final = 127
+_LEVELS: Final = 7
+_MIDDLE: Final = 8  # what stands for 0 in a half of a byte
 _SMALLEST: Final = 1e-6  # of a scale that float16 holds; a token that nothing moved stays where it is
 
 
 def factored(deltas: Tensor) -> dict[str, Tensor]:
     """Deltas (n, s, tokens, width) of n images at s steps → what `delta_at` reads them from, nearly.
 
-    "weights" (n, s, r) and "scales" (n, r, tokens) are float16, "directions" (n, r, tokens, width) are int8.
+    "weights" (n, s, r) and "scales" (n, r, tokens) are float16, "directions" (n, r, tokens, width / 2) are uint8, two
+    levels in each. The width is even.
     """
     rows = deltas.flatten(2).double()
-    rank = min(max(_FEWEST, _BYTES // rows.shape[2]), _MOST, rows.shape[1])
+    rank = min(max(_FEWEST, _BYTES // (rows.shape[2] // 2)), _MOST, rows.shape[1])
     # Of the Gram matrix, which is small: eigenvectors come by ascending eigenvalues.
     weights = torch.linalg.eigh(rows @ rows.mT).eigenvectors[..., -rank:]
     directions = (weights.mT @ rows).unflatten(2, deltas.shape[2:])
     scales = (directions.abs().amax(dim=-1) / _LEVELS).clamp(min=_SMALLEST).half()
     levels = (directions / scales[..., None]).round().clamp(-_LEVELS, _LEVELS)
-    return {"weights": weights.half(), "directions": levels.to(torch.int8), "scales": scales}
+    return {"weights": weights.half(), "directions": _in_pairs(levels), "scales": scales}
 
 
 def delta_at(factors: Mapping[str, Tensor], index: int) -> Tensor:
     """The deltas (n, tokens, width) at one of the s steps, float32."""
     shares = factors["weights"][:, index, :, None].float() * factors["scales"].float()
-    return torch.einsum("nrt,nrtw->ntw", shares, factors["directions"].float())
+    return torch.einsum("nrt,nrtw->ntw", shares, _levels(factors["directions"]).float())
+
+
+def _in_pairs(levels: Tensor) -> Tensor:
+    """Levels in -7..7 (…, width) → bytes (…, width / 2), the first of each pair in the lower half."""
+    halves = (levels + _MIDDLE).to(torch.uint8)
+    return halves[..., ::2] | halves[..., 1::2] << 4
+
+
+def _levels(directions: Tensor) -> Tensor:
+    """Levels (…, width) of directions; those of artifacts before version 4 are levels of eight bits, one by one."""
+    if directions.dtype is torch.int8:
+        return directions
+    return torch.stack((directions & 15, directions >> 4), dim=-1).flatten(-2).to(torch.int8) - _MIDDLE

@@ -18,6 +18,8 @@ from pipeline.stages.rows import Fetched
 # The version of artifacts that name none: they were made before there was a column for it. Those of version 2 among
 # them mean the same, and those of version 1 lack a tensor.
 _UNNUMBERED: Final = 3
+# Of version 3, learned embeddings are as they were, or their directions in eight bits, which say so themselves.
+_READ: Final = (3, ARTIFACT_VERSION)
 # What settings meant that artifacts do not have: how they were made before these were there. Unguided steps would not
 # lead back to their images, and everything was stored.
 _OF_OLD: Final[Mapping[str, Any]] = {
@@ -47,8 +49,8 @@ def _read(columns: Mapping[str, Any], data: bytes) -> Inversion:
         Exception: as whoever reads settings and tensors finds them wrong.
     """
     version = _UNNUMBERED if columns["artifact_version"] is None else columns["artifact_version"]
-    if version != ARTIFACT_VERSION:
-        raise ValueError(f"expected version {ARTIFACT_VERSION}; got {version}")
+    if version not in _READ:
+        raise ValueError(f"expected version {' or '.join(map(str, _READ))}; got {version}")
     settings = _settings(json.loads(columns["settings"]))
     tensors = unpack(data)
     if missing := stored_tensors(settings) - tensors.keys():

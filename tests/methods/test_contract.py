@@ -86,7 +86,7 @@ def test_it_stores_the_trajectory_and_where_it_lands(inversions: dict[str, list[
         landing = inversion.tensors["reconstruction"]
         assert inversion.tensors["trajectory"].shape == (STEPS + 1, *landing.shape)
         for tensor in inversion.tensors.values():
-            assert tensor.dtype in (torch.float16, torch.int8)
+            assert tensor.dtype in (torch.float16, torch.uint8)
             assert bool(tensor.isfinite().all())
 
 
@@ -184,8 +184,8 @@ def test_a_variation_is_one_edit_for_every_seed(
     together = [result.edited for result in results if isinstance(result, Synthesis)]
     for edited, request in zip(together, asked, strict=True):
         np.testing.assert_allclose(edited, _edited(editor, inversion, **request), atol=1e-3)
-    np.testing.assert_allclose(together[0], together[1], atol=1e-5)
-    np.testing.assert_allclose(together[2], together[3], atol=1e-5)
+    np.testing.assert_allclose(together[0], together[1], atol=1e-3)
+    np.testing.assert_allclose(together[2], together[3], atol=1e-3)
     for one, other in ((0, 2), (0, 4), (2, 4)):
         assert np.abs(together[one] - together[other]).max() > 1e-2
 

@@ -65,8 +65,8 @@ def _without(tensor: str) -> Change:
 
 
 CHANGES: dict[str, tuple[Change, str]] = {
-    "later": (lambda _: {"artifact_version": ARTIFACT_VERSION + 1}, "expected version 3; got 4"),
-    "earlier": (lambda _: {"artifact_version": ARTIFACT_VERSION - 1}, "expected version 3; got 2"),
+    "later": (lambda _: {"artifact_version": ARTIFACT_VERSION + 1}, "expected version 3 or 4; got 5"),
+    "earlier": (lambda _: {"artifact_version": ARTIFACT_VERSION - 2}, "expected version 3 or 4; got 2"),
     "unknown": (_with_settings(sampler="euler"), "settings.sampler: Extra inputs are not permitted"),
     "magic": (_with_settings(method="magic"), "settings.method: Input should be 'ddim', "),
     "shorter": (_with_settings(num_inference_steps=None), "settings: expected num_inference_steps; got none"),
@@ -112,10 +112,31 @@ def test_what_names_no_version_is_from_before_it_had_a_column(photograph: Callab
     """It is read, as the version from which on there is one."""
     Job(output, StandInEditor(), []).run([photograph("a")])
     [row] = _taken(output).values()
-    assert row.pop("artifact_version") == ARTIFACT_VERSION == 3
+    assert row.pop("artifact_version") == ARTIFACT_VERSION
     write_rows(str(output), "inversions", [row])
     counts = Job(output, StandInEditor(), [BLUE]).run([photograph("a")])
     assert (counts.reused, counts.edited, counts.failures) == (1, 1, 0)
+
+
+def test_artifacts_of_version_3_are_read_beside_those_of_today(
+    editor: Editor, photograph: Callable[..., Asked], output: Path
+) -> None:
+    """Its directions, fewer and in eight bits, mean what they meant: the same edit, here, of the same levels."""
+    asked = [photograph(name, 50 * i + 5) for i, name in enumerate(("old", "new"))]
+    config = {"inversion": INVERSION}
+    Job(output, editor, [], **config).run(asked)
+    shutil.copytree(output, output.parent / "untouched")
+    rows = _taken(output)
+    tensors = unpack(rows["old"]["tensors"])
+    packed = tensors["directions"]
+    levels = torch.stack([packed & 15, packed >> 4], dim=-1).flatten(-2).to(torch.int8) - 8
+    rows["old"] |= {"artifact_version": 3, "tensors": pack(tensors | {"directions": levels})}
+    write_rows(str(output), "inversions", list(rows.values()))
+    counts = [Job(folder, editor, [BLUE], **config).run(asked) for folder in (output, output.parent / "untouched")]
+    assert [(c.inverted, c.edited, c.failures) for c in counts] == [(0, 2, 0)] * 2
+    for name in ("old", "new"):
+        one, other = (pixels(f / f"images/{name}/blue/1.png") for f in (output, output.parent / "untouched"))
+        assert np.abs(one.astype(int) - other).max() <= 1
 
 
 def test_an_image_that_shares_an_artifact_has_all_of_it_in_its_row(
