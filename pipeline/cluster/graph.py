@@ -6,7 +6,6 @@ import math
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
@@ -235,7 +234,6 @@ class _EngineActor:
         self._deadline = deadline
         self._run_id = run_id
         self._busy = metrics.Busy()
-        self._thread = ThreadPoolExecutor(max_workers=1)
 
     @cached_property
     def _engine(self) -> Engine:
@@ -258,5 +256,5 @@ class _EngineActor:
             return
         with attempt(self._run_id, "engine", [row["image_id"] for row in work]):
             parts = self._busy.over(self._engine(work))
-            for part in one_ahead(parts, self._thread, until=lambda: time.time() > self._deadline):
+            for part in one_ahead(parts, until=lambda: time.time() > self._deadline):
                 yield to_table([{PART: part}], self._schema)
