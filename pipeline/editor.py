@@ -6,6 +6,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -15,6 +16,7 @@ from pipeline.errors import JobError, RowError
 from pipeline.inversion import Inversion, Pixels, as_tensor, invert_batch, restore_batch
 from pipeline.io.images import resize
 from pipeline.io.pillow import from_pillow, to_pillow
+from pipeline.memory import is_out_of_memory
 from pipeline.models.assembly import load_backbone
 from pipeline.models.backbone import Backbone
 from pipeline.models.families import lacking
@@ -218,7 +220,7 @@ class Editor:
                 return group
             return self._fitting(lambda slots: restore_batch(self._model, group, slots))
 
-        return _grouped([(i.is_whole, i.size, i.settings, tuple(sorted(i.tensors))) for i in inversions], run)
+        return _grouped([(i.is_whole, i.size, i.settings, _layout(i)) for i in inversions], run)
 
     def edit_rows(
         self, inversions: Sequence[Inversion], requests: Sequence[EditRequest], settings: EditSettings
@@ -233,16 +235,19 @@ class Editor:
             for reason in lacking(self._model.family, own.controls(request), own.mask):
                 raise JobError(reason)
         kinds = [
-            (of.size, of.settings, r.strength == 0, tuple(sorted(r.settings.items())))
+            (of.size, of.settings, _layout(of), r.strength == 0, tuple(sorted(r.settings.items())))
             for r in requests
             for of in [inversions[r.inversion]]
         ]
 
         def run(rows: list[int]) -> list[Synthesis | RowError]:
-            return self._fitting(lambda slots: [edit for part in _parts(rows, slots) for edit in together(part)])
+            made: list[Synthesis | RowError] = []
+            while len(made) < len(rows):
+                made += self._fitting(partial(first, rows[len(made) :]))
+            return made
 
-        def together(rows: list[int]) -> list[Synthesis | RowError]:
-            group = [requests[i] for i in rows]
+        def first(rows: list[int], slots: int) -> list[Synthesis | RowError]:
+            group = [requests[i] for i in rows[:slots]]
             own = settings.of(group[0].settings)
             return edit_batch(self._model, [inversions[r.inversion] for r in group], group, own)
 
@@ -258,8 +263,8 @@ class Editor:
         while True:
             try:
                 return call(self._slots)
-            except torch.OutOfMemoryError:
-                if self._slots == 1:
+            except Exception as error:
+                if self._slots == 1 or not is_out_of_memory(error):
                     raise
             # Outside the handler: the error's traceback would keep the failed call's tensors alive.
             self._slots = (self._slots + 1) // 2
@@ -288,8 +293,9 @@ def _grouped(kinds: Sequence[Any], run: Callable[[list[int]], list[_T]]) -> list
     return [results[i] for i in range(len(kinds))]
 
 
-def _parts(rows: list[int], size: int) -> list[list[int]]:
-    return [rows[start : start + size] for start in range(0, len(rows), size)]
+def _layout(inversion: Inversion) -> frozenset[tuple[str, torch.Size]]:
+    """What tensors of inversions that go together have in common; those of an older artifact may differ."""
+    return frozenset((name, tensor.shape) for name, tensor in inversion.tensors.items())
 
 
 def _or_raise(result: _T | RowError) -> _T:

@@ -46,8 +46,16 @@ def _edited(result: Synthesis | RowError) -> np.ndarray:
     return result.edited
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("no room"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"),
+    ],
+    ids=["torch", "cuBLAS"],
+)
 def test_out_of_memory_halves_the_slots_for_good(
-    editor: Editor, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    editor: Editor, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
 ) -> None:
     """Only as many images go through the network together as fit; that is said once, and nothing else changes."""
     calls: list[int] = []
@@ -56,7 +64,7 @@ def test_out_of_memory_halves_the_slots_for_good(
     def fits_four(model: StableDiffusion, z: torch.Tensor, *rest: Any) -> torch.Tensor:
         calls.append(len(z))
         if len(z) > 4:
-            raise torch.OutOfMemoryError("no room")
+            raise error
         return predict(model, z, *rest)
 
     images, settings = [_photograph(seed) for seed in range(6)], SETTINGS["prompt-tuning"]

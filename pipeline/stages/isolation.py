@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-import torch
-
 from pipeline.errors import JobError, RowError
+from pipeline.memory import is_out_of_memory
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -27,7 +26,6 @@ def each(call: Callable[[Sequence[_Item]], Sequence[_Result]], items: Sequence[_
         raise
     except Exception as error:  # noqa: BLE001 - whatever is wrong with a row costs that row
         if len(items) == 1:
-            out_of_memory = isinstance(error, (torch.OutOfMemoryError, MemoryError))
-            return [RowError("out_of_memory", str(error).splitlines()[0]) if out_of_memory else error]
+            return [RowError("out_of_memory", str(error).splitlines()[0]) if is_out_of_memory(error) else error]
     # Outside the handler: the error's traceback would keep the failed batch's tensors alive.
     return [result for item in items for result in each(call, [item])]
