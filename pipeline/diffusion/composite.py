@@ -26,7 +26,8 @@ _LARGEST: Final = 0.95  # quantile over the mask's pixels: single ones do not de
 _WITHIN: Final = 0.5
 # How far an edit may depart from the reconstruction before the original's detail would show as a ghost.
 _DETAIL_REACH: Final = 0.20
-# Pixels that are worked on together: the largest photograph takes no more memory than these, and they stay in a cache.
+# Pixels that are worked on together: they stay in a cache, and beside them a photograph takes memory for itself, the
+# result, and planes that are as wide as it and as high as the working size.
 _BAND: Final = 1 << 16
 _ACTING, _DETAIL = 6, 7  # planes of a `_Change`
 

@@ -39,9 +39,8 @@ class CompiledNetwork(torch.nn.Module):
 
         rows = self._taken.rows
         if rows is None and not torch.is_grad_enabled():
-            rows = torch.arange(
-                len(z), device=z.device
-            )  # each its own: one graph, whether rows take from others or not
+            # Each its own: one graph, whether rows take from others or not.
+            rows = torch.arange(len(z), device=z.device)
         for tensor in pytree.tree_leaves((z, rest, named, rows)):
             if isinstance(tensor, Tensor):
                 mark_dynamic(tensor, 0)

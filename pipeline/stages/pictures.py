@@ -22,7 +22,6 @@ from pipeline.stages.rows import Made, Order
 from pipeline.stages.scoring import scored
 
 _Pixels = NDArray[np.uint8]
-_Values = NDArray[np.float32]
 
 
 class Pictures:

@@ -72,7 +72,7 @@ def measure_speed(
 ) -> SpeedReport:
     """Run every system, or those of `names`; with `fixed`, fits take all of their iterations.
 
-    `compiled` calls the network compiled in ours; what others wrote runs as they wrote it.
+    `compiled` calls the network compiled in ours, not in what others wrote; its attention is the same for all.
 
     `say` is told in one line what was measured, and `save` is given what there is so far.
 
