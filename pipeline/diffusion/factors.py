@@ -1,8 +1,8 @@
 """Learned embeddings as a few directions that all steps share: small enough to keep for every image.
 
 What a fit adds to a prompt's embedding moves along few directions over the steps. The best of them by least squares
-(Eckart and Young, 1936) are kept in four bits, scaled by token, with each step's weights: twice as many directions in
-four bits say more than half of them in eight (infra/decisions/0014).
+(Eckart and Young, 1936) are kept, scaled by token, with each step's weights: in eight bits where enough of them are
+small, else in four, since twice as many directions in four bits say more than half of them in eight.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from torch import Tensor
 
 # What deltas are kept as.
 FACTORS: Final = ("weights", "directions", "scales")
-# As many directions as fit into these bytes, within limits: six at Stable Diffusion 1.5's size, whose artifacts then
-# stay below 256 KB. More than eight add nothing (infra/decisions/0014).
+# All that add anything are kept in eight bits, if they fit into these bytes; else as many as fit in four, and six at
+# least, as at Stable Diffusion 1.5's size, whose artifacts then stay below 256 KB (infra/decisions/0014).
 _BYTES: Final = 200_000
 _FEWEST: Final = 6
 _MOST: Final = 8
-_LEVELS: Final = 7
+_EIGHT_BITS: Final = 127
+_FOUR_BITS: Final = 7
 _MIDDLE: Final = 8  # what stands for 0 in a half of a byte
 _SMALLEST: Final = 1e-6  # of a scale that float16 holds; a token that nothing moved stays where it is
 
@@ -28,17 +29,20 @@ _SMALLEST: Final = 1e-6  # of a scale that float16 holds; a token that nothing m
 def factored(deltas: Tensor) -> dict[str, Tensor]:
     """Deltas (n, s, tokens, width) of n images at s steps → what `delta_at` reads them from, nearly.
 
-    "weights" (n, s, r) and "scales" (n, r, tokens) are float16, "directions" (n, r, tokens, width / 2) are uint8, two
-    levels in each. The width is even.
+    "weights" (n, s, r) and "scales" (n, r, tokens) are float16, "directions" (n, r, tokens, width) int8, or uint8 with
+    two levels in each (n, r, tokens, width / 2), for which the width is even.
     """
     rows = deltas.flatten(2).double()
-    rank = min(max(_FEWEST, _BYTES // (rows.shape[2] // 2)), _MOST, rows.shape[1])
+    size = rows.shape[2]
+    whole = _MOST * size <= _BYTES
+    rank = min(_MOST if whole else max(_FEWEST, _BYTES // (size // 2)), _MOST, rows.shape[1])
+    most = _EIGHT_BITS if whole else _FOUR_BITS
     # Of the Gram matrix, which is small: eigenvectors come by ascending eigenvalues.
     weights = torch.linalg.eigh(rows @ rows.mT).eigenvectors[..., -rank:]
     directions = (weights.mT @ rows).unflatten(2, deltas.shape[2:])
-    scales = (directions.abs().amax(dim=-1) / _LEVELS).clamp(min=_SMALLEST).half()
-    levels = (directions / scales[..., None]).round().clamp(-_LEVELS, _LEVELS)
-    return {"weights": weights.half(), "directions": _in_pairs(levels), "scales": scales}
+    scales = (directions.abs().amax(dim=-1) / most).clamp(min=_SMALLEST).half()
+    levels = (directions / scales[..., None]).round().clamp(-most, most).to(torch.int8)
+    return {"weights": weights.half(), "directions": levels if whole else _in_pairs(levels), "scales": scales}
 
 
 def delta_at(factors: Mapping[str, Tensor], index: int) -> Tensor:
@@ -54,7 +58,7 @@ def _in_pairs(levels: Tensor) -> Tensor:
 
 
 def _levels(directions: Tensor) -> Tensor:
-    """Levels (…, width) of directions; those of artifacts before version 4 are levels of eight bits, one by one."""
+    """Levels (…, width) of directions, of either kind."""
     if directions.dtype is torch.int8:
         return directions
     return torch.stack((directions & 15, directions >> 4), dim=-1).flatten(-2).to(torch.int8) - _MIDDLE

@@ -86,7 +86,7 @@ def test_it_stores_the_trajectory_and_where_it_lands(inversions: dict[str, list[
         landing = inversion.tensors["reconstruction"]
         assert inversion.tensors["trajectory"].shape == (STEPS + 1, *landing.shape)
         for tensor in inversion.tensors.values():
-            assert tensor.dtype in (torch.float16, torch.uint8)
+            assert tensor.dtype in (torch.float16, torch.int8)
             assert bool(tensor.isfinite().all())
 
 

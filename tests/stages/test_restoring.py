@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.diffusion import factors
 from pipeline.editor import Editor
 from pipeline.inversion import Inversion, stored_tensors
 from pipeline.io.artifacts import write_rows
@@ -119,24 +120,27 @@ def test_what_names_no_version_is_from_before_it_had_a_column(photograph: Callab
 
 
 def test_artifacts_of_version_3_are_read_beside_those_of_today(
-    editor: Editor, photograph: Callable[..., Asked], output: Path
+    editor: Editor, photograph: Callable[..., Asked], output: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its directions, fewer and in eight bits, mean what they meant: the same edit, here, of the same levels."""
+    """Directions in eight bits beside such in four: in one job each means what it meant alone."""
     asked = [photograph(name, 50 * i + 5) for i, name in enumerate(("old", "new"))]
     config = {"inversion": INVERSION}
-    Job(output, editor, [], **config).run(asked)
+    Job(output, editor, [], **config).run(asked[:1])
+    monkeypatch.setattr(factors, "_BYTES", 0)
+    Job(output, editor, [], **config).run(asked[1:])
     shutil.copytree(output, output.parent / "untouched")
     rows = _taken(output)
-    tensors = unpack(rows["old"]["tensors"])
-    packed = tensors["directions"]
-    levels = torch.stack([packed & 15, packed >> 4], dim=-1).flatten(-2).to(torch.int8) - 8
-    rows["old"] |= {"artifact_version": 3, "tensors": pack(tensors | {"directions": levels})}
+    kinds = {name: unpack(row["tensors"])["directions"].dtype for name, row in rows.items()}
+    assert kinds == {"old": torch.int8, "new": torch.uint8}
+    rows["old"]["artifact_version"] = 3
     write_rows(str(output), "inversions", list(rows.values()))
-    counts = [Job(folder, editor, [BLUE], **config).run(asked) for folder in (output, output.parent / "untouched")]
-    assert [(c.inverted, c.edited, c.failures) for c in counts] == [(0, 2, 0)] * 2
-    for name in ("old", "new"):
+    counts = Job(output, editor, [BLUE], **config).run(asked)
+    assert (counts.inverted, counts.edited, counts.failures) == (0, 2, 0)
+    for one in asked:
+        Job(output.parent / "untouched", editor, [BLUE], **config).run([one])
+    for name in rows:
         one, other = (pixels(f / f"images/{name}/blue/1.png") for f in (output, output.parent / "untouched"))
-        assert np.abs(one.astype(int) - other).max() <= 1
+        assert np.array_equal(one, other)
 
 
 def test_an_image_that_shares_an_artifact_has_all_of_it_in_its_row(
