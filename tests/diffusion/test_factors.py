@@ -66,7 +66,7 @@ def test_an_artifact_of_stable_diffusions_size_is_small() -> None:
 
 
 def test_larger_ones_are_kept_in_four_bits() -> None:
-    """Six directions, in half of the bytes that their levels would take one by one; a sixth at most is lost by rounding."""
+    """Six directions, in half of the bytes that their levels take one by one; rounding loses a sixth at most."""
     deltas = _deltas(6, tokens=77, width=768)
     directions = factored(deltas)["directions"]
     assert (directions.dtype, directions.shape[1:]) == (torch.uint8, (6, 77, 384))
