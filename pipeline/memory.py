@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 import torch
 
-# cuBLAS, cuDNN and their like say so in words of their own: CUBLAS_STATUS_ALLOC_FAILED.
-_IN_OTHER_WORDS: Final = "_ALLOC_FAILED"
+# CUDA's own error, and those of cuBLAS, cuDNN and their like: CUBLAS_STATUS_ALLOC_FAILED.
+_IN_OTHER_WORDS: Final = re.compile(r"out of memory|_ALLOC_FAILED")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory did not suffice, a GPU's or the host's."""
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
-        isinstance(error, RuntimeError) and _IN_OTHER_WORDS in str(error)
+        isinstance(error, RuntimeError) and _IN_OTHER_WORDS.search(str(error)) is not None
     )

@@ -44,7 +44,7 @@ ARROWS: Final[dict[str, set[str]]] = {
     "estimate": {"cost", "planning", "io"},
     "cost": set(),
     "editor": {"inversion", "synthesis", "models", "diffusion", "io"},
-    "inversion": {"methods", "models", "diffusion"},
+    "inversion": {"methods", "models"},
     "synthesis": {"inversion", "methods", "models", "diffusion"},
     "perceptual": {"models"},
     "methods": {"diffusion"},

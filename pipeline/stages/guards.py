@@ -16,6 +16,7 @@ import torch
 from pipeline.errors import JobError, RowError
 from pipeline.inversion import Inversion
 from pipeline.keys import sha256_hex
+from pipeline.memory import is_out_of_memory
 from pipeline.settings import EditSettings, InversionSettings
 from pipeline.stages.attempts import attempt, deaths_over
 from pipeline.stages.child import Child, ChildDiedError, ChildTimedOutError
@@ -31,7 +32,7 @@ _TRIES_TO_START: Final = 3
 # What torch says when a GPU, or this process's use of it, is broken for good. A lack of memory, or of what a GPU
 # can do, is none of that.
 _OF_DEVICE: Final = re.compile(r"\b(CUDA|HIP|cuDNN) error|\b(CUBLAS|CUDNN|CUSOLVER)_STATUS_")
-_NOT_LOST: Final = re.compile(r"out of memory|_ALLOC_FAILED|_NOT_SUPPORTED|no kernel image")
+_NOT_LOST: Final = re.compile(r"_NOT_SUPPORTED|no kernel image")
 
 
 class Guard(Protocol):
@@ -161,7 +162,7 @@ def is_device_lost(error: BaseException) -> bool:
 
     CUDA: an illegal memory access, a failed device-side assertion and their like leave the context unusable.
     """
-    if not isinstance(error, RuntimeError) or isinstance(error, torch.OutOfMemoryError):
+    if not isinstance(error, RuntimeError) or is_out_of_memory(error):
         return False
     text = str(error)
     of_device = isinstance(error, torch.AcceleratorError) or _OF_DEVICE.search(text) is not None

@@ -184,8 +184,8 @@ def test_a_variation_is_one_edit_for_every_seed(
     together = [result.edited for result in results if isinstance(result, Synthesis)]
     for edited, request in zip(together, asked, strict=True):
         np.testing.assert_allclose(edited, _edited(editor, inversion, **request), atol=1e-3)
-    np.testing.assert_allclose(together[0], together[1], atol=1e-3)
-    np.testing.assert_allclose(together[2], together[3], atol=1e-3)
+    np.testing.assert_allclose(together[0], together[1], atol=5e-4)
+    np.testing.assert_allclose(together[2], together[3], atol=5e-4)
     for one, other in ((0, 2), (0, 4), (2, 4)):
         assert np.abs(together[one] - together[other]).max() > 1e-2
 
