@@ -112,7 +112,8 @@ def feed(
     images: Annotated[int, typer.Option(min=1, help="photographs, each with four edits")] = 64,
     preset: Annotated[str, typer.Option(help="settings by one name: fast, balanced or best")] = "balanced",
     batch_size: Annotated[int, typer.Option(min=1, help="images that the engine is given together")] = 16,
-    num_cpus: Annotated[int | None, typer.Option(min=1, help="CPU cores of the engine; none: those of a job")] = None,
+    actors: Annotated[int, typer.Option(min=1, help="engines; the bare one has the cores of all")] = 1,
+    num_cpus: Annotated[int | None, typer.Option(min=1, help="CPU cores of each; none: those of a job")] = None,
     model: _Model = None,
     json_file: _Json = None,
 ) -> None:
@@ -121,7 +122,13 @@ def feed(
     def measure() -> int:
         from pipeline.bench.feed import measure_feed
 
-        options = {"preset": preset, "batch-size": batch_size, "num-cpus": num_cpus, "model": model}
+        options = {
+            "preset": preset,
+            "batch-size": batch_size,
+            "actors": actors,
+            "num-cpus": num_cpus,
+            "model": model,
+        }
         report = measure_feed(images, read_config(None, options))
         _write(json_file, report.as_json())
         typer.echo(report.table())

@@ -48,7 +48,8 @@ class FeedReport:
             the `plan`, starting `ray`, fetching the `first rows` with new workers, and with these at hand the `model`:
             the actor's own imports, and loading it.
         job_s: seconds of the whole job, from the start of its driver to its record.
-        engine_s: seconds of the bare engine: one process, the photographs at hand, nothing written.
+        engine_s: seconds of the bare engine: one process on the cores of all actors, or on one GPU a share of its
+            seconds, the photographs at hand, nothing written.
         stages: seconds that processes worked, by stage; they overlap. Decoding and resizing are fetching's.
         busy_share: the engine's work, as a share of the time from its first batch to the end of its last.
         overhead: what the job took beyond its start and the bare engine, as a share of the latter.
@@ -164,18 +165,19 @@ def _imports_s() -> float:
 
 
 def _run_engine(plan: Plan, resources: Resources) -> float:
-    """Seconds of one engine over what a first run fetches, with the cores that an actor has."""
+    """Seconds of one engine over what a first run fetches, with the cores of all actors; of GPUs it has one."""
     config = plan.config.model_copy(update={"dtype": resources.dtype, "output": f"{plan.output}-of-nobody"})
     asked = asked_table(plan.images, of_artifacts=False).to_pylist()
     rows = fetch_of(replace(plan, config=config), History())(asked)
     if not resources.num_gpus:
-        torch.set_num_threads(resources.num_cpus)
+        torch.set_num_threads(resources.num_cpus * config.actors)
     engine = Engine.loaded(config, resources.device, None, apart=None)
     began = time.perf_counter()
     for start in range(0, len(rows), config.batch_size):
         for _ in engine(rows[start : start + config.batch_size]):
             pass
-    return time.perf_counter() - began
+    seconds = time.perf_counter() - began
+    return seconds / config.actors if resources.num_gpus else seconds
 
 
 def _by_stage(noted: Sequence[Span]) -> dict[str, float]:

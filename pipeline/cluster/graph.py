@@ -15,7 +15,7 @@ import ray.data
 import ray.exceptions
 
 from pipeline.cluster import events, metrics, spans
-from pipeline.cluster.ahead import one_ahead
+from pipeline.cluster.ahead import OwnThread
 from pipeline.cluster.session import Resources
 from pipeline.cluster.tables import PART, asked_table, part_schema, schema_of, to_table
 from pipeline.config import JobConfig
@@ -234,6 +234,7 @@ class _EngineActor:
         self._deadline = deadline
         self._run_id = run_id
         self._busy = metrics.Busy()
+        self._thread = OwnThread()
 
     @cached_property
     def _engine(self) -> Engine:
@@ -255,6 +256,8 @@ class _EngineActor:
         if not work or time.time() > self._deadline:
             return
         with attempt(self._run_id, "engine", [row["image_id"] for row in work]):
-            parts = self._busy.over(self._engine(work))
-            for part in one_ahead(parts, until=lambda: time.time() > self._deadline):
+            engine = self._thread.begin(lambda: self._engine).result()
+            for part in self._thread.one_ahead(
+                self._busy.over(engine(work)), until=lambda: time.time() > self._deadline
+            ):
                 yield to_table([{PART: part}], self._schema)

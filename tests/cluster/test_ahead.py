@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pipeline.cluster.ahead import one_ahead
+from pipeline.cluster.ahead import OwnThread
 
 
 def _never() -> bool:
@@ -25,7 +25,7 @@ def test_the_next_is_made_while_one_is_handed_on() -> None:
             event.set()
             yield i
 
-    handed_on = one_ahead(parts(), until=_never)
+    handed_on = OwnThread().one_ahead(parts(), until=_never)
     assert next(handed_on) == 0
     assert begun[1].wait(10)
     assert not begun[2].wait(0.2)
@@ -35,15 +35,25 @@ def test_the_next_is_made_while_one_is_handed_on() -> None:
 def test_what_is_in_the_works_at_the_end_is_handed_on() -> None:
     """The second was begun before the end was known; the third is never made."""
     made, over = list[int](), threading.Event()
-    handed_on = one_ahead((made.append(i) or i for i in range(9)), until=over.is_set)
+    handed_on = OwnThread().one_ahead((made.append(i) or i for i in range(9)), until=over.is_set)
     first = next(handed_on)
     over.set()
     assert [first, *handed_on] == made == [0, 1]
 
 
+def test_one_thread_makes_everything_and_not_the_one_that_asks() -> None:
+    """Of threads that compute each has a team of OpenMP's, and teams that outnumber the cores go to sleep."""
+    thread = OwnThread()
+    made_in = {thread.begin(threading.get_ident).result()}
+    for _ in range(2):  # batches
+        made_in |= set(thread.one_ahead((threading.get_ident() for _ in range(3)), until=_never))
+    assert len(made_in) == 1
+    assert threading.get_ident() not in made_in
+
+
 def test_nothing_is_nothing() -> None:
     """No item, none handed on."""
-    assert list(one_ahead(iter(()), until=_never)) == []
+    assert list(OwnThread().one_ahead(iter(()), until=_never)) == []
 
 
 def test_an_error_comes_after_what_was_made_before_it() -> None:
@@ -53,7 +63,7 @@ def test_an_error_comes_after_what_was_made_before_it() -> None:
         yield 0
         raise ValueError("the second")
 
-    handed_on = one_ahead(parts(), until=_never)
+    handed_on = OwnThread().one_ahead(parts(), until=_never)
     assert next(handed_on) == 0
     with pytest.raises(ValueError, match="the second"):
         next(handed_on)
@@ -63,7 +73,7 @@ def test_a_process_that_is_told_to_end_does_not_wait() -> None:
     """Whatever is in the works: it may take minutes."""
     code = """
 import signal, sys, time
-from pipeline.cluster.ahead import one_ahead
+from pipeline.cluster.ahead import OwnThread
 
 def parts():
     yield 0
@@ -72,7 +82,7 @@ def parts():
     yield 1
 
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
-for part in one_ahead(parts(), until=lambda: False):
+for part in OwnThread().one_ahead(parts(), until=lambda: False):
     pass
 """
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
