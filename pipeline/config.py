@@ -130,7 +130,12 @@ class JobConfig(Settings):
     )
     gpu_hour_price: float | None = Field(None, ge=0, description="price of a GPU-hour, for the plan to name a cost")
     skip_invalid: bool = Field(False, description="run without the refused manifest rows, recording them as failures")
-    batch_size: int = Field(32, ge=1, le=4096, description="images that an actor is given, and commits, together")
+    batch_size: int = Field(
+        32,
+        ge=1,
+        le=4096,
+        description="images that an actor is given, and commits, together; fewer where other actors would have none",
+    )
     slots: int = Field(
         16, ge=1, le=4096, description="images or edits in the network together; halved where its memory is too small"
     )

@@ -70,11 +70,12 @@ def outcomes(plan: Plan, fetch: Fetch, publish: Publish, resources: Resources, l
     run_id = uuid.uuid4().hex
     row_seconds = config.row_seconds or resources.row_seconds
     asked = asked_table(plan.images, of_artifacts=plan.command == "edit")
+    batch_size = _batch_size(len(asked), config)
     fetched, made = (part_schema(schema_of(row, asked.schema)) for row in (Fetched, Made))
     dataset = (
-        ray.data.from_arrow(_blocks(asked, config.batch_size))
+        ray.data.from_arrow(_blocks(asked, batch_size))
         .map_batches(
-            _fetching(fetch, fetched, deadline, run_id, config.batch_size),
+            _fetching(fetch, fetched, deadline, run_id, batch_size),
             batch_size=None,
             batch_format="pyarrow",
             num_cpus=_WAITING_CPUS,
@@ -107,6 +108,11 @@ def outcomes(plan: Plan, fetch: Fetch, publish: Publish, resources: Resources, l
             # Ray appends lines of its own advice to ours.
             raise JobError(str(error.cause).splitlines()[0]) from error
         raise
+
+
+def _batch_size(rows: int, config: JobConfig) -> int:
+    """How many images an actor is given at a time: no more than its share, so that small jobs keep all busy."""
+    return min(config.batch_size, max(1, math.ceil(rows / config.actors)))
 
 
 def _blocks(asked: pa.Table, batch_size: int) -> list[pa.Table]:

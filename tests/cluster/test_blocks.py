@@ -6,6 +6,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline.cluster import graph
+from pipeline.config import JobConfig
 
 
 @pytest.mark.parametrize(
@@ -26,3 +27,11 @@ def test_a_plan_is_cut_into_whole_batches(rows: int, batch_size: int, blocks: in
     assert (len(cut), max(map(len, cut), default=0)) == (blocks, largest)
     assert all(len(block) % batch_size == 0 for block in cut[:-1])
     assert pa.concat_tables([asked.schema.empty_table(), *cut]).equals(asked)
+
+
+@pytest.mark.parametrize(
+    ("rows", "actors", "batch_size"), [(0, 2, 1), (5, 8, 1), (20, 2, 10), (21, 2, 11), (200, 2, 32)]
+)
+def test_a_small_plan_is_shared_by_all_actors(rows: int, actors: int, batch_size: int) -> None:
+    """No actor is given more than its share while another has nothing, nor more than a batch."""
+    assert graph._batch_size(rows, JobConfig(actors=actors, batch_size=32)) == batch_size
