@@ -19,6 +19,7 @@ import yaml
 
 from pipeline.cluster import spans
 from pipeline.cluster.execution import execute, fetch_of
+from pipeline.cluster.graph import shared_batch_size
 from pipeline.cluster.session import Resources, connect
 from pipeline.cluster.spans import Span
 from pipeline.cluster.tables import asked_table
@@ -172,9 +173,10 @@ def _run_engine(plan: Plan, resources: Resources) -> float:
     if not resources.num_gpus:
         torch.set_num_threads(resources.num_cpus * config.actors)
     engine = Engine.loaded(config, resources.device, None, apart=None)
+    batch_size = shared_batch_size(len(rows), config)
     began = time.perf_counter()
-    for start in range(0, len(rows), config.batch_size):
-        for _ in engine(rows[start : start + config.batch_size]):
+    for start in range(0, len(rows), batch_size):
+        for _ in engine(rows[start : start + batch_size]):
             pass
     seconds = time.perf_counter() - began
     return seconds / config.actors if resources.num_gpus else seconds

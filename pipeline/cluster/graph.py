@@ -70,7 +70,7 @@ def outcomes(plan: Plan, fetch: Fetch, publish: Publish, resources: Resources, l
     run_id = uuid.uuid4().hex
     row_seconds = config.row_seconds or resources.row_seconds
     asked = asked_table(plan.images, of_artifacts=plan.command == "edit")
-    batch_size = _batch_size(len(asked), config)
+    batch_size = shared_batch_size(len(asked), config)
     fetched, made = (part_schema(schema_of(row, asked.schema)) for row in (Fetched, Made))
     dataset = (
         ray.data.from_arrow(_blocks(asked, batch_size))
@@ -110,9 +110,9 @@ def outcomes(plan: Plan, fetch: Fetch, publish: Publish, resources: Resources, l
         raise
 
 
-def _batch_size(rows: int, config: JobConfig) -> int:
-    """How many images an actor is given at a time: no more than its share, so that small jobs keep all busy."""
-    return min(config.batch_size, max(1, math.ceil(rows / config.actors)))
+def shared_batch_size(rows: int, config: JobConfig) -> int:
+    """How many images an actor is given at a time: of a small job no more than its share, if that fills its slots."""
+    return min(config.batch_size, max(config.slots, math.ceil(rows / config.actors)))
 
 
 def _blocks(asked: pa.Table, batch_size: int) -> list[pa.Table]:

@@ -34,8 +34,9 @@ def factored(deltas: Tensor) -> dict[str, Tensor]:
     """
     rows = deltas.flatten(2).double()
     size = rows.shape[2]
-    whole = _MOST * size <= _BYTES
-    rank = min(_MOST if whole else max(_FEWEST, _BYTES // (size // 2)), _MOST, rows.shape[1])
+    there_are = min(_MOST, rows.shape[1])
+    whole = there_are * size <= _BYTES
+    rank = there_are if whole else min(there_are, max(_FEWEST, _BYTES // (size // 2)))
     most = _EIGHT_BITS if whole else _FOUR_BITS
     # Of the Gram matrix, which is small: eigenvectors come by ascending eigenvalues.
     weights = torch.linalg.eigh(rows @ rows.mT).eigenvectors[..., -rank:]

@@ -217,9 +217,10 @@ def _fit_step(
             landed, fitted, least = landing.z, embedding, landing.error
         if last or enough(landing.error):
             break
-        if landing.gradient is None:
-            landing = yield replace(ask, descends=True)
         gradient = landing.gradient
+        if gradient is None:
+            # The verdict stands, though a call with gradients may round the error to its other side.
+            gradient = (yield replace(ask, enough=_never, descends=True)).gradient
         if iteration == 0:
             gradient = slope = gradient if slope is None else slope.lerp(gradient, 1 - _PERSISTENCE)
         direction, adam = adam.direction(gradient)

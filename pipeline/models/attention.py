@@ -121,17 +121,18 @@ def _mixed(query: Tensor, key: Tensor, value: Tensor, control: CrossAttention) -
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    if query.is_cuda and query.dtype is not torch.float32 and query.shape[-1] < _TILE:
-        return padded_attention(query, key, value)
+    if query.is_cuda and query.dtype is not torch.float32:
+        return attention_on_gpus(query, key, value)
     return F.scaled_dot_product_attention(query, key, value)
 
 
-def padded_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Attention of narrow heads, each (n, heads, cells or tokens, width), as wide ones (infra/decisions/0022)."""
-    q, k, v = (F.pad(x, (0, max(0, _TILE - x.shape[-1]))) for x in (query, key, value))
+def attention_on_gpus(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Attention (n, heads, cells or tokens, width) in half precision, narrow heads padded (infra/decisions/0022)."""
+    scale, width = query.shape[-1] ** -0.5, value.shape[-1]
+    if query.shape[-1] < _TILE:
+        query, key, value = (F.pad(x, (0, max(0, _TILE - x.shape[-1]))) for x in (query, key, value))
     with _kernels(query.shape[-2], key.shape[-2]):
-        attended = F.scaled_dot_product_attention(q, k, v, scale=query.shape[-1] ** -0.5)
-    return attended[..., : value.shape[-1]]
+        return F.scaled_dot_product_attention(query, key, value, scale=scale)[..., :width]
 
 
 def _kernels(cells: int, attended: int) -> contextlib.AbstractContextManager[None]:

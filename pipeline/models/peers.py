@@ -158,7 +158,7 @@ def _ledits_pp(model: StableDiffusion, task: PeerTask, settings: Settings) -> Pe
     scheduler = partial(DPMSolverMultistepScheduler.from_config, algorithm_type="sde-dpmsolver++", solver_order=2)
     pipeline = model.as_pipeline(LEditsPPPipelineStableDiffusion, scheduler)
     inversion, edit, pictures = 0.0, 0.0, list[Pixels]()
-    with _own_attention(pipeline.unet), _FourChannels(pipeline.unet.config.in_channels):
+    with _own_attention(pipeline.unet), _of_channels(pipeline.unet.config.in_channels):
         for image, source, prompts in zip(task.images, task.source_prompts, task.prompts, strict=True):
             began = now(model.device)
             with _precision(model):
@@ -194,6 +194,11 @@ def _concepts(which: str, source: str, target: str) -> dict[str, Any]:
 
 def _changed_words(text: str, other: str) -> str:
     return " ".join(word for word in text.split() if word not in other.split()) or text
+
+
+def _of_channels(channels: int) -> contextlib.AbstractContextManager[Any]:
+    """LEDITS++ is made for latents of four channels; a mode, which takes time in each call of torch's, for others."""
+    return contextlib.nullcontext() if channels == 4 else _FourChannels(channels)
 
 
 class _FourChannels(TorchFunctionMode):

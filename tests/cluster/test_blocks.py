@@ -30,8 +30,9 @@ def test_a_plan_is_cut_into_whole_batches(rows: int, batch_size: int, blocks: in
 
 
 @pytest.mark.parametrize(
-    ("rows", "actors", "batch_size"), [(0, 2, 1), (5, 8, 1), (20, 2, 10), (21, 2, 11), (200, 2, 32)]
+    ("rows", "actors", "batch_size"), [(0, 2, 16), (20, 8, 16), (40, 2, 20), (41, 2, 21), (200, 2, 32), (200, 1, 32)]
 )
 def test_a_small_plan_is_shared_by_all_actors(rows: int, actors: int, batch_size: int) -> None:
-    """No actor is given more than its share while another has nothing, nor more than a batch."""
-    assert graph._batch_size(rows, JobConfig(actors=actors, batch_size=32)) == batch_size
+    """No actor is given more than its share, if that fills its slots, nor more than a batch."""
+    assert graph.shared_batch_size(rows, JobConfig(actors=actors, batch_size=32, slots=16)) == batch_size
+    assert graph.shared_batch_size(rows, JobConfig(actors=actors, batch_size=3, slots=16)) == 3

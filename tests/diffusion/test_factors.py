@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from pipeline.diffusion.factors import delta_at, factored
+from pipeline.io.tensors import pack
 
 
 def _deltas(rank: int, n: int = 2, steps: int = 20, tokens: int = 7, width: int = 16) -> Tensor:
@@ -62,7 +63,14 @@ def test_an_artifact_of_stable_diffusions_size_is_small() -> None:
     """With the latents of 512 × 512 pixels, 50 embeddings take less than 256 KB; whole ones in float16 take 5.9 MB."""
     factors = factored(torch.randn(1, 50, 77, 768, generator=torch.Generator().manual_seed(0)))
     latents = torch.zeros(1, 4, 64, 64, dtype=torch.float16)
-    assert sum(tensor.nbytes for tensor in (*factors.values(), latents)) <= 256_000
+    assert len(pack({**factors, "latents": latents})) <= 256_000
+
+
+def test_few_steps_are_kept_in_eight_bits_where_they_fit() -> None:
+    """One embedding for all steps has one direction, at Stable Diffusion's size, too: rounding loses a hundredth."""
+    deltas = _deltas(3, steps=1, tokens=77, width=768)
+    assert factored(deltas)["directions"].dtype is torch.int8
+    assert bool((_missed(deltas) < 0.01).all())
 
 
 def test_larger_ones_are_kept_in_four_bits() -> None:

@@ -83,6 +83,20 @@ def test_a_batch_gives_each_row_what_it_would_get_alone(fit, network, schedule) 
         torch.testing.assert_close(alone.z_0[0], together.z_0[i], rtol=1e-3, atol=1e-4)
 
 
+def test_a_step_is_fitted_though_a_call_with_gradients_finds_that_its_error_would_do(network, schedule) -> None:  # noqa: ANN001
+    """As rounding may near a stop. Here the two kinds of call differ grossly: under gradients all inverts exactly."""
+    trajectory, start, unconditional = _problem(network, schedule, 2, refine_iterations=20)
+
+    def predict(z: Tensor, steps: Tensor, embedding: Tensor) -> Tensor:
+        if not torch.is_grad_enabled():
+            return network(z, steps, embedding)  # type: ignore[no-any-return]
+        return network(z, steps, unconditional.expand(len(z), -1, -1)) + 0 * embedding.sum()  # type: ignore[no-any-return]
+
+    found = fit_per_step(predict, trajectory, start, unconditional, schedule, _settings(guidance_scale=1.0))
+    assert bool(found.embeddings.isfinite().all())
+    assert bool((found.iterations > 0).all())
+
+
 @pytest.mark.parametrize("fit", [fit_per_step, fit_per_segment, in_two_segments])
 def test_fitting_improves_the_reconstruction_of_every_row(fit, network, schedule) -> None:  # noqa: ANN001
     """A budget of iterations lands nearer to the image than none."""

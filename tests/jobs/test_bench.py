@@ -42,12 +42,13 @@ def test_an_unknown_system_is_refused_in_one_line(model: str, tmp_path: Path) ->
 
 def test_speed_measures_random_weights(tmp_path: Path) -> None:
     """A model made on the spot goes through other people's code and ours; the table and the JSON file say the same."""
-    words = ["--model", "random-tiny", "--images", "1", "--alone", "1", "--steps", "4", "--systems", "img2img, fast"]
+    words = ["--model", "random-tiny", "--images", "1", "--alone", "1", "--steps", "4"]
+    words += ["--systems", "ledits++, img2img, balanced, fast"]
     done = CliRunner().invoke(relatent, ["bench", "speed", *words, "--json", str(tmp_path / "speed.json")])
     assert done.exit_code == 0, done.output
     figures = json.loads((tmp_path / "speed.json").read_text())
     assert figures["fixed_iterations"]
-    assert figures["systems"].keys() == {"img2img", "fast"}
+    assert figures["systems"].keys() == {"ledits++", "img2img", "balanced", "fast"}
     assert figures["skipped"] == {}
     assert figures["speedups"]["fast"]["img2img"]["invert"] is None  # which inverts nothing
     assert f"| fast | {figures['systems']['fast']['invert_s']:.3f} |" in done.stdout

@@ -54,7 +54,7 @@ def _modules_after(name: str, *words: str) -> tuple[subprocess.CompletedProcess[
     return done, set(done.stderr.splitlines()[-1].split())
 
 
-@pytest.mark.parametrize("name", ["plan", "run", "invert", "edit", "prune", "status", "demo"])
+@pytest.mark.parametrize("name", ["plan", "run", "invert", "edit", "retry", "prune", "compact", "status", "demo"])
 def test_help_is_quick_and_says_what_a_command_does(name: str) -> None:
     """`--help` needs none of the heavy libraries, and names the options with their meaning."""
     shown, modules = _modules_after(name, "--help")

@@ -8,7 +8,7 @@ from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 
 from pipeline.demo.scene import caption_words
 from pipeline.diffusion.control import NO_CONTROL, Control, CrossAttention
-from pipeline.models.attention import ControlledAttention, Watched, padded_attention, processed_by
+from pipeline.models.attention import ControlledAttention, Watched, attention_on_gpus, processed_by
 from pipeline.models.catalogue import new_tokenizer, new_unet
 from pipeline.models.prompts import PromptTokens, wording
 from tests.small_model import SIZES
@@ -188,16 +188,16 @@ def test_a_word_beyond_the_window_has_no_tokens() -> None:
 
 
 @pytest.mark.parametrize("compiled", [False, True], ids=["as it is", "compiled"])
-@pytest.mark.parametrize("cells", [12, 2048], ids=["short", "long"])
-def test_padded_heads_attend_as_they_are(cells: int, compiled: bool) -> None:
-    """Whatever the widths of heads and values; gradients, too."""
+@pytest.mark.parametrize(("cells", "heads"), [(12, 40), (2048, 40), (2048, 64)], ids=["short", "long", "wide"])
+def test_attention_on_gpus_is_attention(cells: int, heads: int, compiled: bool) -> None:
+    """Whatever the widths of heads, which may be padded, and of values; gradients, too."""
     torch.compiler.reset()
     generator = torch.Generator().manual_seed(0)
     tensors = [
         torch.randn(2, 1, n, width, generator=generator, dtype=torch.float64, requires_grad=True)
-        for n, width in ((cells, 40), (cells + 1, 40), (cells + 1, 3))
+        for n, width in ((cells, heads), (cells + 1, heads), (cells + 1, 3))
     ]
-    attend = torch.compile(padded_attention, fullgraph=True, backend="aot_eager") if compiled else padded_attention
+    attend = torch.compile(attention_on_gpus, fullgraph=True, backend="aot_eager") if compiled else attention_on_gpus
     found, expected = attend(*tensors), torch.nn.functional.scaled_dot_product_attention(*tensors)
     assert torch.allclose(found, expected)
     gradients = [torch.autograd.grad(output.square().sum(), tensors) for output in (found, expected)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import pytest
 import torch
@@ -161,6 +162,27 @@ def test_figures_of_every_kind_of_system(small: StableDiffusion) -> None:
     assert figures["max_pixel_difference"] <= 1
     assert figures["batch_gain"] > 0
     assert all(f"| {name} |" in report.table() for name in names)
+
+
+def test_ours_run_compiled_and_peers_as_they_are(small: StableDiffusion, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Graphs are made of the network's calls here, and no code for them, which takes minutes."""
+    torch.compiler.reset()
+    compiled = dict[str, set[tuple[int, ...]] | None]()
+    monkeypatch.setattr(small, "compiled", None)
+    monkeypatch.setattr(small, "compile", partial(StableDiffusion.compile, small, "eager"))
+
+    def say(line: str) -> None:
+        compiled[line.partition(":")[0]] = None if small.compiled is None else small.compiled._sizes
+
+    report = measure_speed(
+        small, Extent(images=1, alone_images=1, steps=4), ["ledits++", IN_BATCHES], fixed=True, compiled=True, say=say
+    )
+    assert report.compiled
+    assert compiled == {"ledits++": None, IN_BATCHES: {tuple(small.encode_images(_blank(small)).shape[1:])}}
+
+
+def _blank(model: StableDiffusion) -> torch.Tensor:
+    return torch.zeros(1, 3, model.side, model.side)
 
 
 def test_an_unknown_system_is_refused(small: StableDiffusion) -> None:
