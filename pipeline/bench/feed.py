@@ -101,14 +101,14 @@ def measure_feed(images: int, config: JobConfig) -> FeedReport:
         config = _written(photos, Path(folder), config)
         job = _run_job(config, Path(folder) / "spans")
         engine_s = _run_engine(job.plan, job.resources)
-    load_s = next(span for span in job.spans if span.stage == spans.LOAD).seconds
-    first = min(span.began for span in job.spans if span.stage in _OF_THE_ENGINE)
+    first = next(span for span in job.spans if span.stage in _OF_THE_ENGINE)
+    load_s = next(span for span in job.spans if (span.stage, span.process) == (spans.LOAD, first.process)).seconds
     imports_s = _imports_s()
     startup_s = {
         "imports": imports_s,
         "plan": job.planned - job.began,
         "ray": job.connected - job.planned,
-        "first rows": first - job.connected - load_s,
+        "first rows": first.began - job.connected - load_s,
         "model": load_s,
     }
     job_s = imports_s + job.ended - job.began

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -102,7 +102,7 @@ def measure_speed(
             edits_per_image=len(EDITS),
             fixed_iterations=fixed,
             compiled=compiled,
-            systems={name: replace(f, flops_utilisation=f.flops_per_s / rate) for name, f in measured.items()},
+            systems=dict(measured),
             skipped=skipped,
             max_pixel_difference=_largest_difference(outputs),
         )
@@ -111,7 +111,7 @@ def measure_speed(
         system = known[name] if extent.steps is None else known[name].with_steps(extent.steps)
         model.compiled = network if isinstance(system, Ours) else None
         try:
-            measured[name], outputs[name] = _measure(model, system, photos, len(compared), rate)
+            measured[name], outputs[name] = _measure(model, system, photos, len(compared))
             rate = max(rate, matmul_rate(model.device, model.dtype))  # other work on the machine comes and goes
         except Exception as error:  # other people's code, which need not run on every model
             if not isinstance(system, PeerEditor):
@@ -125,7 +125,7 @@ def measure_speed(
 
 
 def _measure(
-    model: StableDiffusion, system: System, photos: Sequence[Photograph], n_compared: int, rate: float
+    model: StableDiffusion, system: System, photos: Sequence[Photograph], n_compared: int
 ) -> tuple[Figures, list[Pixels]]:
     """Run one system → its figures, and its edits."""
     photos = photos[:n_compared] if system.alone else photos
@@ -141,7 +141,6 @@ def _measure(
         recon_psnr=outcome.recon_psnr(n_compared),
         peak_mb=peak.mb,
         flops_per_s=cost.of(passes) / seconds,
-        flops_utilisation=cost.of(passes) / seconds / rate,
         images=len(photos),
         edits=len(outcome.outputs),
         iterations=outcome.iterations,
