@@ -17,7 +17,6 @@ import torch
 from diffusers import DDIMInverseScheduler, DDIMScheduler, DPMSolverMultistepScheduler
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from pipeline.models.measuring import now
 from pipeline.models.stable_diffusion import StableDiffusion
@@ -196,22 +195,22 @@ def _changed_words(text: str, other: str) -> str:
     return " ".join(word for word in text.split() if word not in other.split()) or text
 
 
-def _of_channels(channels: int) -> contextlib.AbstractContextManager[Any]:
-    """LEDITS++ is made for latents of four channels; a mode, which takes time in each call of torch's, for others."""
-    return contextlib.nullcontext() if channels == 4 else _FourChannels(channels)
+@contextlib.contextmanager
+def _of_channels(channels: int) -> Iterator[None]:
+    """Lets LEDITS++ mask latents of any number of channels: it repeats its masks to four, whatever the model has.
 
+    A `TorchFunctionMode` would do without a change to `Tensor`, and take a share of the time that is measured.
+    """
+    repeat = Tensor.repeat
 
-class _FourChannels(TorchFunctionMode):
-    """Lets LEDITS++ mask latents of any number of channels: it repeats its masks to four, whatever the model has."""
+    def repeated(tensor: Tensor, *sizes: Any) -> Tensor:
+        return repeat(tensor, *((1, channels, 1, 1) if sizes == (1, 4, 1, 1) else sizes))
 
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self._channels = channels
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is Tensor.repeat and args[1:] == (1, 4, 1, 1):
-            args = (args[0], 1, self._channels, 1, 1)
-        return func(*args, **(kwargs or {}))
+    Tensor.repeat = repeated  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Tensor.repeat = repeat  # type: ignore[method-assign]
 
 
 @contextlib.contextmanager
