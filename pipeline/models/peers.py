@@ -206,7 +206,7 @@ def _of_channels(channels: int) -> Iterator[None]:
     def repeated(tensor: Tensor, *sizes: Any) -> Tensor:
         return repeat(tensor, *((1, channels, 1, 1) if sizes == (1, 4, 1, 1) else sizes))
 
-    Tensor.repeat = repeated  # type: ignore[method-assign]
+    Tensor.repeat = repeated  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:
