@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from itertools import islice
 from queue import SimpleQueue
 from threading import Thread
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 _T = TypeVar("_T")
+
+# A signal that comes just before a thread waits for a lock is only heard once it stops waiting.
+_SIGNALS_HEARD_SECONDS: Final = 1.0
 
 
 class OwnThread:
@@ -33,13 +36,20 @@ class OwnThread:
     def one_ahead(self, items: Iterator[_T], *, until: Callable[[], bool]) -> Iterator[_T]:
         """Each of the items, while the next is made. What is in the making when `until` says so is the last."""
         making: Future[list[_T]] | None = self.begin(lambda: list(islice(items, 1)))
-        while making is not None and (made := making.result()):
+        while making is not None and (made := result_of(making)):
             making = None if until() else self.begin(lambda: list(islice(items, 1)))
             yield made[0]
 
     def _work(self) -> None:
         while True:
             self._asked.get()()
+
+
+def result_of(making: Future[_T]) -> _T:
+    """What was made, or the error that was raised; signals are heard meanwhile."""
+    while not wait([making], _SIGNALS_HEARD_SECONDS).done:
+        pass
+    return making.result()
 
 
 def _fulfil(made: Future[Any], make: Callable[[], Any]) -> None:

@@ -15,7 +15,7 @@ import ray.data
 import ray.exceptions
 
 from pipeline.cluster import events, metrics, spans
-from pipeline.cluster.ahead import OwnThread
+from pipeline.cluster.ahead import OwnThread, result_of
 from pipeline.cluster.session import Resources
 from pipeline.cluster.tables import PART, asked_table, part_schema, schema_of, to_table
 from pipeline.config import JobConfig
@@ -262,7 +262,7 @@ class _EngineActor:
         if not work or time.time() > self._deadline:
             return
         with attempt(self._run_id, "engine", [row["image_id"] for row in work]):
-            engine = self._thread.begin(lambda: self._engine).result()
+            engine = result_of(self._thread.begin(lambda: self._engine))
             for part in self._thread.one_ahead(
                 self._busy.over(engine(work)), until=lambda: time.time() > self._deadline
             ):
