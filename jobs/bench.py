@@ -112,8 +112,10 @@ def feed(
     images: Annotated[int, typer.Option(min=1, help="photographs, each with four edits")] = 64,
     preset: Annotated[str, typer.Option(help="settings by one name: fast, balanced or best")] = "balanced",
     batch_size: Annotated[int, typer.Option(min=1, help="images that the engine is given together")] = 16,
-    actors: Annotated[int, typer.Option(min=1, help="engines; the bare one has the cores of all")] = 1,
-    num_cpus: Annotated[int | None, typer.Option(min=1, help="CPU cores of each; none: those of a job")] = None,
+    actors: Annotated[
+        int | None, typer.Option(min=1, help="engines, the bare one has the cores of all; none: as in a job")
+    ] = None,
+    num_cpus: Annotated[int | None, typer.Option(min=1, help="CPU cores of each; none: as in a job")] = None,
     model: _Model = None,
     json_file: _Json = None,
 ) -> None:
@@ -165,7 +167,7 @@ def scale(
             _numbers(rows),
             new,
             row_seconds,
-            read_config(None, {"batch-size": batch_size}),
+            read_config(None, {"batch-size": batch_size, "actors": 1}),
             say=lambda line: typer.echo(line, err=True),
         )
         _write(json_file, report.as_json())

@@ -75,7 +75,8 @@ def plan_lines(plan: Plan, there: Summary, rest: Estimate) -> Iterator[str]:
         measure = "" if plan.config.sample else "; --sample 20 with `run` and the same output measures it"
         yield f"time: not known before something has run{measure}"
         return
-    actors, unit = plan.config.actors, "GPU-hours" if rest.gpus else "hours of actors without GPU"
+    # How many there will be if none are named, the cluster says, which is not asked.
+    actors, unit = plan.config.actors or 1, "GPU-hours" if rest.gpus else "hours of actors without GPU"
     took = duration(rest.seconds / actors)
     at = "at the speed of this output so far, if that had these settings"
     yield f"time: about {took} on {actors} actor{'s' * (actors > 1)}, {at}"

@@ -145,7 +145,12 @@ class JobConfig(Settings):
         description="seconds that an image or edit may take in the model, a batch as many times that; what hangs is "
         "cut off, and fails; none: 600 on a GPU, else no limit",
     )
-    actors: int = Field(1, ge=1, description="engine actors")
+    actors: int | None = Field(
+        None,
+        ge=1,
+        description="engine actors; none: one for each GPU of the cluster, or without GPUs for each core, if they fill "
+        "their slots, and a node has the memory",
+    )
     num_gpus: float | None = Field(None, ge=0, description="GPUs per actor; none: 1 where the cluster has them, else 0")
     num_cpus: int | None = Field(
         None, ge=1, description="CPU cores per actor; none: 1 beside a GPU, else its share of the largest node's"

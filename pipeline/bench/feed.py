@@ -146,7 +146,7 @@ def _run_job(config: JobConfig, noted: Path) -> _Job:
         began = time.time()
         plan = read_plan("run", config)
         planned = time.time()
-        resources = connect(config)
+        resources = connect(config, len(plan.images))
         connected = time.time()
         try:
             counts = execute(plan, lambda _: None)
@@ -171,15 +171,15 @@ def _run_engine(plan: Plan, resources: Resources) -> float:
     asked = asked_table(plan.images, of_artifacts=False).to_pylist()
     rows = fetch_of(replace(plan, config=config), History())(asked)
     if not resources.num_gpus:
-        torch.set_num_threads(resources.num_cpus * config.actors)
+        torch.set_num_threads(resources.num_cpus * resources.actors)
     engine = Engine.loaded(config, resources.device, None, apart=None)
-    batch_size = shared_batch_size(len(rows), config)
+    batch_size = shared_batch_size(len(rows), resources.actors, config)
     began = time.perf_counter()
     for start in range(0, len(rows), batch_size):
         for _ in engine(rows[start : start + batch_size]):
             pass
     seconds = time.perf_counter() - began
-    return seconds / config.actors if resources.num_gpus else seconds
+    return seconds / resources.actors if resources.num_gpus else seconds
 
 
 def _by_stage(noted: Sequence[Span]) -> dict[str, float]:

@@ -98,7 +98,7 @@ def _run(config: JobConfig, row_seconds: float, noted: Path) -> _Run:
         began = time.perf_counter()
         plan = read_plan("run", config)
         planned = time.perf_counter()
-        connect(config)
+        connect(config, len(plan.images))
         connected = time.perf_counter()
         fetch_of(plan, History(current_failures(plan.output)))
         indexed, computed = time.perf_counter(), _computed_s()

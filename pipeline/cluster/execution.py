@@ -80,7 +80,7 @@ def _run(
     on_progress: Callable[[Counts], None],
     load: LoadEngine,
 ) -> Counts:
-    resources = connect(plan.config)
+    resources = connect(plan.config, len(plan.images))
     # The precision enters the keys, so it is settled before any key is made.
     config = plan.config.model_copy(update={"dtype": plan.config.dtype or resources.dtype})
     plan = dataclasses.replace(plan, config=config)

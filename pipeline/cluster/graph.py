@@ -70,7 +70,7 @@ def outcomes(plan: Plan, fetch: Fetch, publish: Publish, resources: Resources, l
     run_id = uuid.uuid4().hex
     row_seconds = config.row_seconds or resources.row_seconds
     asked = asked_table(plan.images, of_artifacts=plan.command == "edit")
-    batch_size = shared_batch_size(len(asked), config)
+    batch_size = shared_batch_size(len(asked), resources.actors, config)
     fetched, made = (part_schema(schema_of(row, asked.schema)) for row in (Fetched, Made))
     dataset = (
         ray.data.from_arrow(_blocks(asked, batch_size))
@@ -84,7 +84,7 @@ def outcomes(plan: Plan, fetch: Fetch, publish: Publish, resources: Resources, l
             _EngineActor,
             fn_constructor_args=(config, resources.device, row_seconds, made, deadline, run_id, load),
             # Those that no node has room for wait for one that joins, while the others work.
-            compute=ray.data.ActorPoolStrategy(size=config.actors),
+            compute=ray.data.ActorPoolStrategy(size=resources.actors),
             batch_size=1,  # a row is a batch of ours
             batch_format="pyarrow",
             num_gpus=resources.num_gpus,
@@ -110,9 +110,9 @@ def outcomes(plan: Plan, fetch: Fetch, publish: Publish, resources: Resources, l
         raise
 
 
-def shared_batch_size(rows: int, config: JobConfig) -> int:
+def shared_batch_size(rows: int, actors: int, config: JobConfig) -> int:
     """How many images an actor is given at a time: of a small job no more than its share, if that fills its slots."""
-    return min(config.batch_size, max(config.slots, math.ceil(rows / config.actors)))
+    return min(config.batch_size, max(config.slots, math.ceil(rows / actors)))
 
 
 def _blocks(asked: pa.Table, batch_size: int) -> list[pa.Table]:
@@ -143,7 +143,7 @@ def _deadline(config: JobConfig, resources: Resources) -> float:
     """When, by the wall clock, the actors have held their GPUs for as long as the job may; an actor without counts."""
     if config.budget_gpu_hours is None:
         return math.inf
-    return time.time() + config.budget_gpu_hours * 3600 / (config.actors * (resources.num_gpus or 1))
+    return time.time() + config.budget_gpu_hours * 3600 / (resources.actors * (resources.num_gpus or 1))
 
 
 def _fetching(

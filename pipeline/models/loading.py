@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pipeline.errors import JobError
-from pipeline.models.checking import check_folder
+from pipeline.models.checking import check_folder, count_weights
 
 BUNDLED_MODEL: Final = Path(__file__).parent.parent / "demo" / "model"
 _CACHE: Final = Path.home() / ".cache" / "relatent" / "models"
@@ -30,6 +30,15 @@ def resolve_model(model: str | None) -> Path:
         JobError: nothing usable is there.
     """
     return BUNDLED_MODEL if model is None else _resolved("model", model, "model_index.json")
+
+
+def weights_bytes(model: str | None) -> int:
+    """Bytes of a model's weights, of all its parts, in single precision as they are held on CPUs.
+
+    Raises:
+        JobError: as of `resolve_model`.
+    """
+    return 4 * sum(map(count_weights, resolve_model(model).rglob("*.safetensors")))
 
 
 def resolve_autoencoder(name: str) -> Path:

@@ -43,7 +43,7 @@ def job(tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch) -> Job:
             yield from map(publish, parts)
 
         monkeypatch.setattr(execution, "outcomes", outcomes)
-        monkeypatch.setattr(execution, "connect", lambda config: Resources(0.0, 1))
+        monkeypatch.setattr(execution, "connect", lambda config, rows: Resources(1, 0.0, 1))
         config = JobConfig(images=images, prompts=prompts, output=str(output), model=model, batch_size=2)
         with pytest.raises(typer.Exit) as ended:
             exits(lambda: run_job("run", config))

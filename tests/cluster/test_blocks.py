@@ -34,5 +34,5 @@ def test_a_plan_is_cut_into_whole_batches(rows: int, batch_size: int, blocks: in
 )
 def test_a_small_plan_is_shared_by_all_actors(rows: int, actors: int, batch_size: int) -> None:
     """No actor is given more than its share, if that fills its slots, nor more than a batch."""
-    assert graph.shared_batch_size(rows, JobConfig(actors=actors, batch_size=32, slots=16)) == batch_size
-    assert graph.shared_batch_size(rows, JobConfig(actors=actors, batch_size=3, slots=16)) == 3
+    assert graph.shared_batch_size(rows, actors, JobConfig(batch_size=32, slots=16)) == batch_size
+    assert graph.shared_batch_size(rows, actors, JobConfig(batch_size=3, slots=16)) == 3

@@ -34,7 +34,7 @@ def hold(output: str, where: str) -> None:
             if where == "ray":
                 import ray
                 from pipeline.cluster.session import connect
-                connect(JobConfig())
+                connect(JobConfig(), 1)
                 wait = lambda seconds: ray.get(ray.remote(sleep).remote(seconds))
             print("holding", flush=True)
             return wait(300)
