@@ -84,7 +84,10 @@ def outcomes(plan: Plan, fetch: Fetch, publish: Publish, resources: Resources, l
             _EngineActor,
             fn_constructor_args=(config, resources.device, row_seconds, made, deadline, run_id, load),
             # Those that no node has room for wait for one that joins, while the others work.
-            compute=ray.data.ActorPoolStrategy(size=resources.actors),
+            compute=ray.data.ActorPoolStrategy(
+                size=resources.actors,
+                max_tasks_in_flight_per_actor=_in_flight(len(asked), resources.actors, batch_size),
+            ),
             batch_size=1,  # a row is a batch of ours
             batch_format="pyarrow",
             num_gpus=resources.num_gpus,
@@ -111,8 +114,17 @@ def outcomes(plan: Plan, fetch: Fetch, publish: Publish, resources: Resources, l
 
 
 def shared_batch_size(rows: int, actors: int, config: JobConfig) -> int:
-    """How many images an actor is given at a time: of a small job no more than its share, if that fills its slots."""
-    return min(config.batch_size, max(config.slots, math.ceil(rows / actors)))
+    """How many images an actor is given at a time: equal parts of its share of the job, if these fill its slots."""
+    share = max(1, math.ceil(rows / actors))
+    return min(config.batch_size, max(config.slots, math.ceil(share / math.ceil(share / config.batch_size))))
+
+
+def _in_flight(rows: int, actors: int, batch_size: int) -> int:
+    """How many batches an actor is given: the next beside the one that it works on, if there is one for each actor.
+
+    Else the actor that starts first would have two, and another none.
+    """
+    return 1 if math.ceil(rows / batch_size) <= actors else 2
 
 
 def _blocks(asked: pa.Table, batch_size: int) -> list[pa.Table]:

@@ -10,6 +10,7 @@ import pytest
 import ray
 
 from pipeline.cluster.execution import execute
+from pipeline.cluster.graph import LoadEngine, load_engine
 from pipeline.config import JobConfig
 from pipeline.counts import Counts
 from pipeline.io.run_record import Command
@@ -44,9 +45,9 @@ def cluster(proxy: Proxy) -> Iterator[None]:
 def run(cluster: None, model: str) -> Callable[..., Counts]:
     """Run a command over the small model in this process."""
 
-    def call(command: Command, **config: Any) -> Counts:
+    def call(command: Command, *, load: LoadEngine = load_engine, **config: Any) -> Counts:
         values = {"model": model, "inversion": SETTINGS, "batch_size": 2, **config}
-        return execute(read_plan(command, JobConfig(**values)), lambda counts: None)
+        return execute(read_plan(command, JobConfig(**values)), lambda counts: None, load=load)
 
     return call
 

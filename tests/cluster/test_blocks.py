@@ -30,9 +30,10 @@ def test_a_plan_is_cut_into_whole_batches(rows: int, batch_size: int, blocks: in
 
 
 @pytest.mark.parametrize(
-    ("rows", "actors", "batch_size"), [(0, 2, 16), (20, 8, 16), (40, 2, 20), (41, 2, 21), (200, 2, 32), (200, 1, 32)]
+    ("rows", "actors", "batch_size"),
+    [(0, 2, 16), (20, 8, 16), (33, 1, 17), (40, 2, 20), (41, 2, 21), (96, 2, 24), (256, 2, 32), (100_000, 8, 32)],
 )
-def test_a_small_plan_is_shared_by_all_actors(rows: int, actors: int, batch_size: int) -> None:
-    """No actor is given more than its share, if that fills its slots, nor more than a batch."""
+def test_a_plan_is_shared_by_all_actors(rows: int, actors: int, batch_size: int) -> None:
+    """All are given as many batches, if these fill their slots, and no batch is larger than the job says."""
     assert graph.shared_batch_size(rows, actors, JobConfig(batch_size=32, slots=16)) == batch_size
     assert graph.shared_batch_size(rows, actors, JobConfig(batch_size=3, slots=16)) == 3

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -24,6 +25,7 @@ from pipeline.counts import Counts
 from pipeline.errors import JobError
 from pipeline.io import lease
 from pipeline.io.storage import list_files, read_bytes, write_bytes
+from tests.cluster.watched import Together
 from tests.faults import Proxy
 from tests.small_job import PROMPTS, photograph, pixels, table, write_inputs
 from tests.small_model import save_small_model
@@ -69,6 +71,16 @@ def test_actors_that_no_machine_could_hold_are_refused(run: Run, output: Path, t
     images, prompts = write_inputs(tmp_path / "in", {"0.png": photograph(0)})
     with pytest.raises(JobError, match=r"^actors: expected at most \d+ CPU cores' worth; got 2 × 4096$"):
         run("run", images=images, prompts=prompts, output=str(output), actors=2, num_cpus=4096)
+
+
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs two cores")
+def test_of_two_batches_two_actors_have_one_each(run: Run, output: Path, tmp_path: Path) -> None:
+    """However much later than the first the second starts; that neither batch goes on without the other shows it."""
+    images, prompts = write_inputs(tmp_path / "in", {f"{i}.png": photograph(i) for i in range(4)})
+    (tmp_path / "begun").mkdir()
+    together = Together(tmp_path / "begun", 4)
+    counts = run("run", images=images, prompts=prompts, output=str(output), slots=2, actors=2, load=together)
+    assert (counts.inverted, counts.edited, counts.failures) == (4, 10, 0)
 
 
 def test_each_part_of_a_batch_is_committed_as_a_whole(run: Run, output: Path, tmp_path: Path) -> None:

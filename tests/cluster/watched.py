@@ -1,4 +1,4 @@
-"""An engine that tells where it works, and waits where a test wants it to; light, since workers import it."""
+"""Engines that tell where they work, and wait where a test wants it; light, since workers import them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Watched:
     folder: Path
 
     def __call__(self, config: JobConfig, *_: Any, apart: str | None) -> Any:
-        engine = Engine(config, GuardedEditor(InProcess(StandInEditor(), None)))
+        engine = _engine(config)
         node = ray.get_runtime_context().get_node_id()
         gpus = "+".join(map(str, ray.get_gpu_ids()))
 
@@ -58,3 +58,29 @@ class Watched:
     def seen(self) -> list[Work]:
         """What was begun so far, each image once by node."""
         return [Work(*path.name.split(" ")) for path in self.folder.iterdir() if not path.name.startswith("hold ")]
+
+
+@dataclass(frozen=True)
+class Together:
+    """Loads an engine that goes on with an image once `count` of them were begun, which it cannot do by itself."""
+
+    folder: Path
+    count: int
+
+    def __call__(self, config: JobConfig, *_: Any, apart: str | None) -> Any:
+        engine = _engine(config)
+
+        def together(rows: Sequence[Fetched]) -> Iterator[list[Made]]:
+            for row in rows:
+                (self.folder / row["image_id"]).touch()
+            deadline = time.monotonic() + 60
+            while len(list(self.folder.iterdir())) < self.count:
+                assert time.monotonic() < deadline, "the others were not begun"
+                time.sleep(0.02)
+            yield from engine(rows)
+
+        return together
+
+
+def _engine(config: JobConfig) -> Engine:
+    return Engine(config, GuardedEditor(InProcess(StandInEditor(), None)))
