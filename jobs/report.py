@@ -75,11 +75,11 @@ def plan_lines(plan: Plan, there: Summary, rest: Estimate) -> Iterator[str]:
         measure = "" if plan.config.sample else "; --sample 20 with `run` and the same output measures it"
         yield f"time: not known before something has run{measure}"
         return
-    # How many there will be if none are named, the cluster says, which is not asked.
-    actors, unit = plan.config.actors or 1, "GPU-hours" if rest.gpus else "hours of actors without GPU"
-    took = duration(rest.seconds / actors)
-    at = "at the speed of this output so far, if that had these settings"
-    yield f"time: about {took} on {actors} actor{'s' * (actors > 1)}, {at}"
+    actors, unit = plan.config.actors, "GPU-hours" if rest.gpus else "hours of actors without GPU"
+    took = duration(rest.seconds / (actors or 1))
+    # How many there will be that are not asked for is known once a cluster is asked.
+    whose = f"on {actors} actor{'s' * (actors > 1)}" if actors else "of one actor"
+    yield f"time: about {took} {whose}, at the speed of this output so far, if that had these settings"
     price = plan.config.gpu_hour_price
     priced = f", {rest.gpu_hours * price:,.2f} at {price:g} each" if price is not None else ""
     yield f"bill: about {rest.gpu_hours:,.3g} {unit} of the model alone{priced}"

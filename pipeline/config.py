@@ -148,8 +148,8 @@ class JobConfig(Settings):
     actors: int | None = Field(
         None,
         ge=1,
-        description="engine actors; none: one for each GPU of the cluster, or without GPUs for each core, if they fill "
-        "their slots, and a node has the memory",
+        description="engine actors; none: one for each GPU of the cluster, or without GPUs for each core, as many as "
+        "have slots of images each, and nodes have cores and memory for",
     )
     num_gpus: float | None = Field(None, ge=0, description="GPUs per actor; none: 1 where the cluster has them, else 0")
     num_cpus: int | None = Field(

@@ -49,8 +49,8 @@ class FeedReport:
             the `plan`, starting `ray`, fetching the `first rows` with new workers, and with these at hand the `model`:
             the actor's own imports, and loading it.
         job_s: seconds of the whole job, from the start of its driver to its record.
-        engine_s: seconds of the bare engine: one process on the cores of all actors, or on one GPU a share of its
-            seconds, the photographs at hand, nothing written.
+        engine_s: seconds of the bare engine: one process on the cores of all actors, or, divided by how many GPUs these
+            have, on one; the photographs at hand, nothing written.
         stages: seconds that processes worked, by stage; they overlap. Decoding and resizing are fetching's.
         busy_share: the engine's work, as a share of the time from its first batch to the end of its last.
         overhead: what the job took beyond its start and the bare engine, as a share of the latter.
@@ -179,7 +179,7 @@ def _run_engine(plan: Plan, resources: Resources) -> float:
         for _ in engine(rows[start : start + batch_size]):
             pass
     seconds = time.perf_counter() - began
-    return seconds / resources.actors if resources.num_gpus else seconds
+    return seconds / (resources.actors * resources.num_gpus or 1)
 
 
 def _by_stage(noted: Sequence[Span]) -> dict[str, float]:

@@ -120,7 +120,7 @@ def shared_batch_size(rows: int, actors: int, config: JobConfig) -> int:
 
 
 def _in_flight(rows: int, actors: int, batch_size: int) -> int:
-    """How many batches an actor is given: the next beside the one that it works on, if there is one for each actor.
+    """How many batches an actor is given: the next beside the one that it works on, if there are more than actors.
 
     Else the actor that starts first would have two, and another none.
     """
@@ -164,7 +164,7 @@ def _fetching(
     """Fetching as a function of tables. It is stored once: its indexes may be large, and workers share them.
 
     What needs nothing is found in a whole table at once; the rest is fetched, and handed on, batch by batch. The same
-    rows then share the engine's batches in every run, and so round in the same way.
+    rows then share the engine's batches in every run with as many actors, and so round in the same way.
     """
     stored = ray.put(fetch)
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, Literal, cast
 
 import ray
@@ -16,15 +18,19 @@ import ray.data  # sets up its logger, which is then turned down
 
 from pipeline.config import JobConfig
 from pipeline.errors import JobError
+from pipeline.models.grid import read_grid
 from pipeline.models.loading import weights_bytes
 
 # Cores beyond the machine's own that a local cluster is given: fetching and publishing mostly wait, so they
 # run beside a model that has all the cores.
 _WAITING_CORES: Final = 2
-# What an engine actor on CPUs takes, reckoned: its libraries, and as a multiple of the weights, which are in it, a fit
-# of 16 rows. Measured: 7, both of the bundled model and at the size of Stable Diffusion 1.5.
+# Microseconds of CPU time in each of so many, of a container (cgroup-v2's cpu.max).
+_QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")
+# What an engine actor on CPUs takes, reckoned: its libraries, its model's weights, and for a fit of 16 rows at the
+# model's own size some multiple of these (infra/decisions/0023).
 _LIBRARIES_BYTES: Final = 1 << 30
-_FIT_OVER_WEIGHTS: Final = 8
+_FIT_OVER_WEIGHTS: Final = 7
+_FIT_ROWS: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,27 +111,39 @@ def _sigterm_kept() -> Iterator[None]:
 
 
 def _own_cores() -> int:
-    """Of this machine."""
-    return os.cpu_count() or 1
+    """Of this machine, as far as this process's affinity, and its container's quota, let it use them."""
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    with suppress(OSError, ValueError):  # no such file, or no quota: "max"
+        quota, period = map(int, _QUOTA.read_text().split())
+        cores = min(cores, max(1, quota // period))
+    return cores
 
 
 def _room(config: JobConfig, num_gpus: float) -> int:
-    """How many engine actors the nodes have room for: on their GPUs, or on their cores and in their memory."""
-    if num_gpus:
-        return sum(int(node.get("GPU", 0.0) / num_gpus) for node in _nodes())
-    # Actors with a core each lose nothing where other processes take one; threads of one actor wait for each other.
-    cores, memory = config.num_cpus or 1, _LIBRARIES_BYTES + _FIT_OVER_WEIGHTS * weights_bytes(config.model)
-    return sum(
-        min((int(node.get("CPU", 0.0)) - _WAITING_CORES) // cores, int(node.get("memory", 0.0) / memory))
-        for node in _nodes()
-    )
+    """How many engine actors the nodes have room for: on their cores, and on their GPUs or in their memory."""
+    scarce, each = ("GPU", num_gpus) if num_gpus else ("memory", _memory(config))
+    # Actors of one core lose nothing where other processes take another; the threads of one actor wait for each other.
+    cores = config.num_cpus or 1
+    return sum(min(_cores(node) // cores, int(node.get(scarce, 0.0) / each)) for node in _nodes())
 
 
 def _cores_per_actor(actors: int) -> int:
-    """Cores of one engine actor on a cluster without GPUs; torch uses as many threads."""
-    nodes = _nodes()
-    biggest = int(max(node.get("CPU", 0.0) for node in nodes)) - _WAITING_CORES
-    return max(1, biggest // -(-actors // len(nodes)))
+    """The most cores that each of so many engine actors without GPUs can have; torch uses as many threads."""
+    cores = [_cores(node) for node in _nodes()]
+    fitting = (each for each in range(max(cores), 0, -1) if sum(of // each for of in cores) >= actors)
+    return next(fitting, 1)
+
+
+def _cores(node: Mapping[str, float]) -> int:
+    """Of a node's cores those that may be engine actors': fetching and publishing have to run, too."""
+    return max(0, int(node.get("CPU", 0.0)) - _WAITING_CORES)
+
+
+def _memory(config: JobConfig) -> float:
+    """Bytes that an engine actor takes on a CPU."""
+    own, asked = (read_grid(config.model, side).side for side in (0, config.max_side))
+    rows = config.slots * (asked / own) ** 2
+    return _LIBRARIES_BYTES + weights_bytes(config.model) * (1 + _FIT_OVER_WEIGHTS * rows / _FIT_ROWS)
 
 
 def _nodes() -> list[dict[str, float]]:

@@ -7,6 +7,7 @@ small, else in four, since twice as many directions in four bits say more than h
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Final
 
@@ -30,9 +31,12 @@ def factored(deltas: Tensor) -> dict[str, Tensor]:
     """Deltas (n, s, tokens, width) of n images at s steps → what `delta_at` reads them from, nearly.
 
     "weights" (n, s, r) and "scales" (n, r, tokens) are float16, "directions" (n, r, tokens, width) int8, or uint8 with
-    two levels in each (n, r, tokens, width / 2), for which the width is even.
+    two levels in each (n, r, tokens, width / 2), for which the width is even. Of an image whose deltas are not all
+    finite the scales are not.
     """
-    rows = deltas.flatten(2).double()
+    finite = deltas.isfinite().flatten(1).all(dim=1)[:, None, None]
+    # No eigenvector is found of what is not finite, nor then of the other images'.
+    rows = deltas.flatten(2).double().where(finite, 0.0)
     size = rows.shape[2]
     there_are = min(_MOST, rows.shape[1])
     whole = there_are * size <= _BYTES
@@ -43,6 +47,7 @@ def factored(deltas: Tensor) -> dict[str, Tensor]:
     directions = (weights.mT @ rows).unflatten(2, deltas.shape[2:])
     scales = (directions.abs().amax(dim=-1) / most).clamp(min=_SMALLEST).half()
     levels = (directions / scales[..., None]).round().clamp(-most, most).to(torch.int8)
+    scales = scales.where(finite, math.nan)
     return {"weights": weights.half(), "directions": levels if whole else _in_pairs(levels), "scales": scales}
 
 

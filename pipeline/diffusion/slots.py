@@ -8,6 +8,7 @@ room for the next image.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -109,9 +110,12 @@ def _descended(predict: PredictAt, asks: Sequence[Land]) -> list[Landing]:
     going = [not ask.enough(error) for ask, error in zip(asks, errors, strict=True)]
     gradients: list[Tensor | None] = [None] * len(asks)
     if any(going):
+        # Of a mean over many values each has a gradient that half precision, in which a network may run, rounds to
+        # nothing; a power of two changes no other bit of it (Micikevicius et al., 2018, sec. 3.2).
+        scale = 2.0 ** math.ceil(math.log2(landed[0].numel()))
         # A sum over rows keeps each row's gradient what it would be alone.
-        (gradient,) = torch.autograd.grad(losses[torch.tensor(going)].sum(), embeddings)
-        gradients = [g if goes else None for g, goes in zip(gradient, going, strict=True)]
+        (gradient,) = torch.autograd.grad(losses[torch.tensor(going)].sum() * scale, embeddings)
+        gradients = [g if goes else None for g, goes in zip(gradient / scale, going, strict=True)]
     return [Landing(*found) for found in zip(landed.detach(), errors, gradients, strict=True)]
 
 

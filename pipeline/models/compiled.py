@@ -41,6 +41,8 @@ class CompiledNetwork(torch.nn.Module):
         if rows is None and not torch.is_grad_enabled():
             # Each its own: one graph, whether rows take from others or not.
             rows = torch.arange(len(z), device=z.device)
+        # One timestep expanded to all rows has a stride of 0, for which there would be one more graph.
+        z, rest, named, rows = pytree.tree_map_only(Tensor, Tensor.contiguous, (z, rest, named, rows))
         for tensor in pytree.tree_leaves((z, rest, named, rows)):
             if isinstance(tensor, Tensor):
                 mark_dynamic(tensor, 0)

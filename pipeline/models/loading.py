@@ -18,6 +18,8 @@ BUNDLED_MODEL: Final = Path(__file__).parent.parent / "demo" / "model"
 _CACHE: Final = Path.home() / ".cache" / "relatent" / "models"
 # What is loaded, and so what a result depends on: weights, configurations, vocabularies.
 _RELEVANT: Final = {".safetensors", ".json", ".txt", ".model"}
+# Of a repository's files what is not loaded: other variants of the same weights, pickles, parts that are not used.
+_UNWANTED: Final = ["*.fp16.*", "*.non_ema.*", "*.bin", "safety_checker/*", "feature_extractor/*"]
 _SCALED: Final = re.compile(r"(?P<uri>.+):(?P<scale>[+-]?(\d+\.?\d*|\.\d+))")
 
 
@@ -33,12 +35,18 @@ def resolve_model(model: str | None) -> Path:
 
 
 def weights_bytes(model: str | None) -> int:
-    """Bytes of a model's weights, of all its parts, in single precision as they are held on CPUs.
+    """Bytes of the weights that are loaded of a model, in single precision, as CPUs hold them.
 
     Raises:
         JobError: as of `resolve_model`.
     """
-    return 4 * sum(map(count_weights, resolve_model(model).rglob("*.safetensors")))
+    folder = resolve_model(model)
+    files = (path for path in folder.glob("*/*.safetensors") if not _is_unwanted(path.relative_to(folder)))
+    return 4 * sum(map(count_weights, files))
+
+
+def _is_unwanted(path: Path) -> bool:
+    return any(path.match(pattern) for pattern in _UNWANTED)
 
 
 def resolve_autoencoder(name: str) -> Path:
@@ -79,9 +87,8 @@ def _from_hub(what: str, name: str, index: str) -> Path:
     # other precisions, and parts that are not loaded here. An autoencoder has no parts.
     parts = ["*.json", "*/*.txt", "*/*.model", "*/*.safetensors"]
     wanted = parts if index == "model_index.json" else [index, "diffusion_pytorch_model*"]
-    unwanted = ["*.fp16.*", "*.non_ema.*", "*.bin", "safety_checker/*", "feature_extractor/*"]
     try:
-        return Path(snapshot_download(name, allow_patterns=wanted, ignore_patterns=unwanted))
+        return Path(snapshot_download(name, allow_patterns=wanted, ignore_patterns=_UNWANTED))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise JobError(f"{what} {name}: no such folder, and the hub did not give it ({reason})") from error

@@ -5,62 +5,100 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
+import pytest
+
+from pipeline.cluster import session
 from tests.commands import ROOT
 
-# A cluster of one node that says to have so much; whether it has, nothing asks that only connects.
+# A cluster of nodes that say to have so much; whether they have, nothing asks that only connects.
 _CONNECTS = """
 import dataclasses, json, sys
 import ray
+from ray.cluster_utils import Cluster
 from pipeline.cluster.session import connect
 from pipeline.config import JobConfig
 
-node, jobs = json.loads(sys.argv[1])
-ray.init(include_dashboard=False, logging_level="ERROR", **node)
+nodes, jobs = json.loads(sys.argv[1])
+cluster = Cluster(initialize_head=True, head_node_args=nodes[0] | {"include_dashboard": False})
+for node in nodes[1:]:
+    cluster.add_node(**node)
+ray.init(address=cluster.address, logging_level="ERROR")
 for job in jobs:
     rows = job.pop("rows")
-    print(json.dumps(dataclasses.asdict(connect(JobConfig(address="auto", **job), rows))))
+    print(json.dumps(dataclasses.asdict(connect(JobConfig(address=cluster.address, **job), rows))))
+ray.shutdown()
+cluster.shutdown()
 """
 
 
-def _connected(node: dict[str, Any], jobs: list[dict[str, Any]]) -> list[tuple[int, float, int]]:
-    """Actors, and GPUs and cores of each, of jobs on a node."""
-    words = [sys.executable, "-c", _CONNECTS, json.dumps([node, jobs])]
+def _connected(nodes: list[dict[str, Any]], jobs: list[dict[str, Any]]) -> list[tuple[int, float, int]]:
+    """Actors, and GPUs and cores of each, of jobs on a head and other nodes."""
+    words = [sys.executable, "-c", _CONNECTS, json.dumps([nodes, jobs])]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found = [json.loads(line) for line in done.stdout.splitlines()]
     return [(one["actors"], one["num_gpus"], one["num_cpus"]) for one in found]
 
 
+def _check(nodes: list[dict[str, Any]], jobs: list[tuple[dict[str, Any], tuple[int, float, int]]]) -> None:
+    asked, expected = zip(*jobs, strict=True)
+    assert _connected(nodes, list(asked)) == list(expected)
+
+
 def test_without_gpus_each_core_has_an_actor_that_fills_its_slots_and_for_which_there_is_memory() -> None:
     """Two cores stay for fetching and publishing; fewer actors have more cores each; what a job says is taken."""
-    jobs: list[tuple[dict[str, Any], tuple[int, float, int]]] = [
-        ({"rows": 1000}, (4, 0, 1)),
-        ({"rows": 47}, (2, 0, 2)),
-        ({"rows": 47, "slots": 8}, (4, 0, 1)),
-        ({"rows": 5}, (1, 0, 4)),
-        ({"rows": 0}, (1, 0, 4)),
-        ({"rows": 1000, "num_cpus": 2}, (2, 0, 2)),
-        ({"rows": 5, "actors": 4}, (4, 0, 1)),
-    ]
-    asked, expected = zip(*jobs, strict=True)
-    assert _connected({"num_cpus": 6, "_memory": 64 << 30}, list(asked)) == list(expected)
+    _check(
+        [{"num_cpus": 6, "memory": 9 << 30}],
+        [
+            ({"rows": 1000}, (4, 0, 1)),
+            ({"rows": 47}, (2, 0, 2)),
+            ({"rows": 47, "slots": 8}, (4, 0, 1)),
+            ({"rows": 5}, (1, 0, 4)),
+            ({"rows": 0}, (1, 0, 4)),
+            ({"rows": 1000, "num_cpus": 2}, (2, 0, 2)),
+            ({"rows": 1000, "num_cpus": 5}, (1, 0, 5)),
+            ({"rows": 5, "actors": 4}, (4, 0, 1)),
+            ({"rows": 5, "actors": 9}, (9, 0, 1)),
+            # Rows at once, and their size, take the memory: the bundled model works at 64 pixels.
+            ({"rows": 1000, "slots": 128}, (2, 0, 2)),
+            ({"rows": 1000, "max_side": 192}, (2, 0, 2)),
+        ],
+    )
 
 
-def test_each_actor_without_a_gpu_has_memory_for_its_model() -> None:
-    """The bundled model's takes 1.4 GiB."""
-    assert _connected({"num_cpus": 6, "_memory": 3 << 30}, [{"rows": 1000}]) == [(2, 0, 2)]
+def test_actors_on_cores_of_unequal_nodes_leave_room_for_the_rest_of_the_job() -> None:
+    """A head that does no work gives no core, and takes none of another node's; no actor is larger than its node."""
+    _check(
+        [{"num_cpus": 0}, {"num_cpus": 14, "memory": 64 << 30}, {"num_cpus": 4, "memory": 64 << 30}],
+        [
+            ({"rows": 1000}, (14, 0, 1)),
+            ({"rows": 130}, (8, 0, 1)),
+            ({"rows": 100}, (6, 0, 2)),
+            ({"rows": 5, "actors": 3}, (3, 0, 4)),
+        ],
+    )
 
 
-def test_each_gpu_has_an_actor_that_fills_its_slots() -> None:
+def test_each_gpu_has_an_actor_that_fills_its_slots_and_for_which_there_is_a_core() -> None:
     """Actors that share a GPU are as many as share it."""
-    jobs: list[tuple[dict[str, Any], tuple[int, float, int]]] = [
-        ({"rows": 1000}, (2, 1, 1)),
-        ({"rows": 20}, (1, 1, 1)),
-        ({"rows": 1000, "num_gpus": 0.5}, (4, 0.5, 1)),
-        ({"rows": 1000, "num_gpus": 0}, (4, 0, 1)),
-        ({"rows": 1000, "actors": 8}, (8, 1, 1)),
-    ]
-    asked, expected = zip(*jobs, strict=True)
-    assert _connected({"num_cpus": 6, "num_gpus": 2, "_memory": 64 << 30}, list(asked)) == list(expected)
+    _check(
+        [{"num_cpus": 6, "num_gpus": 2}, {"num_cpus": 3, "num_gpus": 4}],
+        [
+            ({"rows": 1000}, (3, 1, 1)),
+            ({"rows": 20}, (1, 1, 1)),
+            ({"rows": 1000, "num_gpus": 0.5}, (5, 0.5, 1)),
+            ({"rows": 1000, "actors": 8}, (8, 1, 1)),
+        ],
+    )
+
+
+def test_cores_of_this_machine_are_those_that_may_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No more than a container's quota, of which a part of a core is a core."""
+    monkeypatch.setattr(session, "_QUOTA", tmp_path / "cpu.max")
+    every = session._own_cores()
+    for quota, cores in (("max 100000", every), ("50000 100000", 1), ("100000000 100000", every)):
+        (tmp_path / "cpu.max").write_text(quota + "\n")
+        assert session._own_cores() == cores

@@ -59,6 +59,16 @@ def test_rows_do_not_see_each_other() -> None:
         torch.testing.assert_close(delta_at(alone, 3)[0], delta_at(together, 3)[i], rtol=1e-2, atol=1e-3)
 
 
+def test_an_image_that_is_not_finite_fails_alone() -> None:
+    """It is found not to be in what is kept; the others have their own directions."""
+    deltas = _deltas(3, n=3)
+    deltas[1, 4, 2, 5] = torch.nan
+    found, alone = factored(deltas), factored(deltas[:1])
+    assert [bool(scales.isfinite().all()) for scales in found["scales"]] == [True, False, True]
+    for name, tensor in alone.items():
+        assert torch.equal(found[name][:1], tensor)
+
+
 def test_an_artifact_of_stable_diffusions_size_is_small() -> None:
     """With the latents of 512 × 512 pixels, 50 embeddings take less than 256 KB; whole ones in float16 take 5.9 MB."""
     factors = factored(torch.randn(1, 50, 77, 768, generator=torch.Generator().manual_seed(0)))

@@ -82,6 +82,24 @@ def test_each_row_descends_on_its_own_error() -> None:
     assert together[1][-1] < 1e-4
 
 
+def test_a_network_in_half_precision_gives_gradients_of_large_latents() -> None:
+    """A mean over many values gives each a gradient that is nothing in half precision; it arrives all the same."""
+
+    def gradient(dtype: torch.dtype) -> Tensor:
+        def network(z: Tensor, steps: Tensor, embedding: Tensor) -> Tensor:
+            return _network(z.to(dtype), steps, embedding.to(dtype))
+
+        def row() -> Row[Tensor]:
+            z, goal = torch.ones(4, 128, 128), torch.full((4, 128, 128), 1.001)
+            rest = torch.zeros_like(z)
+            ask = Land(z, 0, torch.ones(3, 4), rest, 0.1, 0.1 * goal, enough=lambda _: False, descends=True)
+            return (yield ask).gradient
+
+        return run(network, [row()], slots=1)[0]
+
+    torch.testing.assert_close(gradient(torch.float16), gradient(torch.float32), rtol=1e-2, atol=0)
+
+
 def test_without_descent_there_is_no_gradient() -> None:
     """A landing that is only measured has its error and nothing to follow."""
     [errors] = run(_network, [_landing(2.0, descends=False)], slots=1)

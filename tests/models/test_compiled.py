@@ -27,11 +27,15 @@ def model(request: pytest.FixtureRequest, tmp_path: Path) -> Backbone:
     return load_backbone(str(FOLDERS[request.param](tmp_path)), "cpu")
 
 
-def _outputs(model: Backbone, n: int, control: Control, size: tuple[int, int] = (16, 24)) -> Tensor:
-    """The network's output for n rows, each at its own timestep and under its own prompt."""
+def _outputs(
+    model: Backbone, n: int, control: Control, size: tuple[int, int] = (16, 24), *, together: bool = False
+) -> Tensor:
+    """The network's output for n rows, each under its own prompt and at its own timestep, or all at one `together`."""
     channels = int(model.encode_images(torch.zeros(1, 3, 32, 32)).shape[1])
     z = torch.randn(n, channels, *size, generator=torch.Generator().manual_seed(n))
-    return model.predict(z, model.schedule(5).timesteps[:n], model.encode_prompts(PROMPTS[:n]), control)
+    timesteps = model.schedule(5).timesteps
+    timesteps = timesteps[1].expand(n) if together else timesteps[:n]
+    return model.predict(z, timesteps, model.encode_prompts(PROMPTS[:n]), control)
 
 
 def _gradient(model: Backbone, n: int) -> Tensor:
@@ -62,6 +66,17 @@ def test_a_compiled_network_is_the_network(model: Backbone) -> None:
             compiled.append(ask(3))
     for one, other in zip(plain, compiled, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("model", ["sd1"], indirect=True)
+def test_rows_at_one_step_and_rows_at_their_own_share_a_graph(model: Backbone) -> None:
+    """Inversions and edits ask for the one, fits for the other; each graph takes minutes."""
+    plain = torch.no_grad()(_outputs)(model, 3, Control(), together=True)
+    model.compile(TRACED)
+    torch.no_grad()(_outputs)(model, 5, Control())
+    with torch.compiler.set_stance("fail_on_recompile"):
+        compiled = torch.no_grad()(_outputs)(model, 3, Control(), together=True)
+    torch.testing.assert_close(compiled, plain, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("model", ["sd1"], indirect=True)
