@@ -64,7 +64,7 @@ def test_what_turns_out_to_be_missing_is_said_once(
     config = JobConfig(output=str(tmp_path / "out"))
     plan = Plan("run", config, pa.table({"image_id": ["a", "b"]}), (), (), "f" * 64, 2, {"dino": absent})
     parts = [Counts(inverted=1, edited=1, missing_scores={"clip": damaged, "dino": absent})] * 2
-    monkeypatch.setattr(execution, "connect", lambda config: SimpleNamespace(dtype="float32"))
+    monkeypatch.setattr(execution, "connect", lambda config, rows: SimpleNamespace(dtype="float32"))
     monkeypatch.setattr(execution, "outcomes", lambda *_: iter(parts))
     with caplog.at_level(logging.INFO, "relatent"):
         counts = execution.execute(plan, lambda _: None)
