@@ -153,7 +153,7 @@ class JobConfig(Settings):
     )
     num_gpus: float | None = Field(None, ge=0, description="GPUs per actor; none: 1 where the cluster has them, else 0")
     num_cpus: int | None = Field(
-        None, ge=1, description="CPU cores per actor; none: 1 beside a GPU, else its share of the largest node's"
+        None, ge=1, description="CPU cores per actor; none: 1 beside a GPU, else the most that all actors can have"
     )
     dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
         None, description="the network's precision; none: bfloat16 on a GPU, else float32"

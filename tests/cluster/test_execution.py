@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import io
 import json
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -20,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipeline.cluster import execution, graph
+from pipeline.cluster import execution, graph, session
 from pipeline.counts import Counts
 from pipeline.errors import JobError
 from pipeline.io import lease
@@ -73,7 +72,7 @@ def test_actors_that_no_machine_could_hold_are_refused(run: Run, output: Path, t
         run("run", images=images, prompts=prompts, output=str(output), actors=2, num_cpus=4096)
 
 
-@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs two cores")
+@pytest.mark.skipif(session._own_cores() < 2, reason="needs two cores")
 def test_of_two_batches_two_actors_have_one_each(run: Run, output: Path, tmp_path: Path) -> None:
     """However much later than the first the second starts; that neither batch goes on without the other shows it."""
     images, prompts = write_inputs(tmp_path / "in", {f"{i}.png": photograph(i) for i in range(4)})
