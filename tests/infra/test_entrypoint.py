@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -11,7 +12,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Final
 
 import pytest
 from ray.job_submission import JobStatus, JobSubmissionClient
@@ -21,45 +24,82 @@ from tests.infra.rendering import documents
 from tests.small_job import photograph, table, write_inputs
 from tests.small_model import save_small_model
 
+# Below those that a kernel gives to whoever asks for any, and above those that Ray gives to workers.
+_PORTS: Final = range(20_000, 32_000)
+_TRIES: Final = 3
+
 
 def free_port() -> int:
-    """A port that nobody listens on, below those that Ray gives to workers."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
+    """A port that nobody listens on."""
+    while True:
+        port = random.choice(_PORTS)
+        with socket.socket() as one, suppress(OSError):
+            one.bind(("127.0.0.1", port))
+            return port
 
 
 @pytest.fixture(scope="module")
-def address() -> Iterator[str]:
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The job API of a head that was started as KubeRay starts one, by `ray start`."""
+    log = tmp_path_factory.mktemp("head") / "head.log"
+    for _ in range(_TRIES):
+        with _head(log) as (head, url):
+            if _answers(head, url):
+                yield url
+                return
+    pytest.fail(f"no head came up: {log.read_text()}")
+
+
+@contextmanager
+def _head(log: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     dashboard = free_port()
     words = ["start", "--head", "--block", "--num-cpus=4", "--include-dashboard=true", "--disable-usage-stats"]
     ports = [f"--port={free_port()}", f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={free_port()}"]
     ray = Path(sys.executable).with_name("ray")
     # A short name: Ray's sockets lie below it.
-    with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder, log.open("wb") as told:
         environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_TMPDIR": folder}
+        # Ray gives up after a minute, which a busy machine may need.
+        environment["RAY_DASHBOARD_STARTUP_TIMEOUT_S"] = "150"
         environment.pop("RAY_ADDRESS", None)
         head = subprocess.Popen(
-            [str(ray), *words, *ports], env=environment, stdout=subprocess.DEVNULL, start_new_session=True
+            [str(ray), *words, *ports],
+            env=environment,
+            stdout=told,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
         try:
-            yield f"http://127.0.0.1:{dashboard}"
+            yield head, f"http://127.0.0.1:{dashboard}"
         finally:
-            os.killpg(head.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it may have ended by itself, with all that it started
+                os.killpg(head.pid, signal.SIGKILL)
             head.wait()
 
 
+def _answers(head: subprocess.Popen[bytes], url: str) -> bool:
+    """Whether a head takes jobs, as soon as it does; not if it has ended, as for a port that was taken meanwhile."""
+    deadline = time.monotonic() + 180
+    while head.poll() is None and time.monotonic() < deadline:
+        try:
+            JobSubmissionClient(url).list_jobs()
+        except (ConnectionError, RuntimeError):
+            time.sleep(0.5)
+        else:
+            return True
+    return False
+
+
 def submitted(address: str, entrypoint: str) -> tuple[JobSubmissionClient, str]:
-    """Submit a job as soon as the head takes any."""
+    """Submit a job as soon as the head's agent takes any."""
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment = {"PATH": path, "PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "disabled"}
-    deadline = time.monotonic() + 180
+    jobs = JobSubmissionClient(address)
+    deadline = time.monotonic() + 120
     while True:
         try:
-            jobs = JobSubmissionClient(address)
             return jobs, jobs.submit_job(entrypoint=entrypoint, runtime_env={"env_vars": environment})
-        except (ConnectionError, RuntimeError):
+        except RuntimeError:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.5)

@@ -8,9 +8,11 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ import pytest
 import yaml
 
 from pipeline.io.artifacts import write_rows
+from pipeline.io.outcomes import committed_edits
 from tests.commands import ROOT, call, command
 from tests.faults import Proxy
 from tests.io.rows import edit_row, failure_row, inversion_row
@@ -174,7 +177,7 @@ def test_a_manifest_without_rows_is_named(job: Mapping[str, Any]) -> None:
 def test_a_killed_driver_loses_and_doubles_nothing(job: Mapping[str, Any]) -> None:
     """After kill −9 half-way the same command does the rest: every edit once, no file half-written."""
     output = Path(job["output"])
-    with subprocess.Popen(command("run", *flags(job)), cwd=ROOT, stderr=subprocess.DEVNULL) as driver:
+    with _started(command("run", *flags(job))) as driver:
         for _ in _until(driver):
             if table_files(output, "edits"):
                 break
@@ -195,18 +198,31 @@ def test_a_killed_driver_loses_and_doubles_nothing(job: Mapping[str, Any]) -> No
     assert json.loads((output / "run.json").read_text())["counts"]["edits"] == 20
 
 
-def test_an_interrupted_job_exits_with_130(job: Mapping[str, Any]) -> None:
-    """Ctrl-C keeps what is committed, and says that the same command does the rest."""
-    # Publishing begins while the engine goes on: long enough to be interrupted on any machine.
-    words = command("run", *flags({**job, "steps": 450}))
-    with subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True) as driver:
-        for _ in _until(driver):
-            if table_files(Path(job["output"]), "inversions"):
-                break
-        os.killpg(driver.pid, signal.SIGINT)
-        _, errors = driver.communicate(timeout=120)
+def test_an_interrupted_job_exits_with_130(proxy: Proxy, job: Mapping[str, Any], s3: str) -> None:
+    """Ctrl-C, for driver and workers alike, keeps what is committed, and says that the same command does the rest."""
+    first, ended = threading.Event(), threading.Event()
+
+    def hold(moment: str, path: str, _: bytes) -> None:
+        # Whatever the machine's pace, the job is in the middle when it is interrupted.
+        if "/edits/" in path and moment == "before" and first.is_set():
+            ended.wait()
+        if "/edits/" in path and moment == "after":
+            first.set()
+
+    proxy.on_put = hold
+    output = f"{s3}/out"
+    try:
+        with _started(command("run", *flags({**job, "output": output})), subprocess.PIPE) as driver:
+            for _ in _until(driver):
+                if first.is_set():
+                    break
+            os.killpg(driver.pid, signal.SIGINT)
+            _, errors = driver.communicate(timeout=240)
+    finally:
+        ended.set()
     assert driver.returncode == 130
     assert errors.splitlines()[-1].startswith("interrupted")
+    assert len(committed_edits(output)) > 0
 
 
 def test_failures_exit_with_1_and_status_tells_them(job: Mapping[str, Any]) -> None:
@@ -234,9 +250,19 @@ def table_files(output: Path, kind: str) -> list[Path]:
     return list((output / kind).glob("[!.]*.parquet"))
 
 
-def _until(driver: subprocess.Popen[Any]) -> Iterator[None]:
-    """Poll while a driver is alive, for two minutes at most."""
-    deadline = time.monotonic() + 120
+@contextmanager
+def _started(words: list[str], stderr: int = subprocess.DEVNULL) -> Iterator[subprocess.Popen[str]]:
+    """A command, in a process group of its own, that does not outlive the test."""
+    with subprocess.Popen(words, cwd=ROOT, stderr=stderr, text=True, start_new_session=True) as driver:
+        try:
+            yield driver
+        finally:
+            driver.kill()
+
+
+def _until(driver: subprocess.Popen[str]) -> Iterator[None]:
+    """Poll while a driver is alive, for four minutes at most."""
+    deadline = time.monotonic() + 240
     while time.monotonic() < deadline and driver.poll() is None:
         yield
         time.sleep(0.05)
