@@ -11,9 +11,10 @@ from typing import Any, TypeVar
 
 import torch
 
-from pipeline.diffusion.composite import composite_pixels, to_bytes
+from pipeline.diffusion.composite import composite_pixels
+from pipeline.diffusion.pixels import Pixels, as_tensor, to_bytes
 from pipeline.errors import JobError, RowError
-from pipeline.inversion import Inversion, Pixels, as_tensor, invert_batch, restore_batch
+from pipeline.inversion import Inversion, invert_batch, restore_batch
 from pipeline.io.images import resize
 from pipeline.io.pillow import from_pillow, to_pillow
 from pipeline.memory import is_out_of_memory

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.diffusion.pixels import Pixels
 from pipeline.errors import RowError
 from pipeline.methods import METHODS
 from pipeline.methods.base import Inverted, Task
 from pipeline.methods.refinement import inverted
 from pipeline.models.backbone import Backbone
 from pipeline.settings import InversionSettings
-
-Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +61,6 @@ class Inversion:
     def is_whole(self) -> bool:
         """Whether edits can start from it as it is."""
         return "reconstruction" in self.tensors
-
-
-def as_tensor(images: Sequence[Pixels]) -> Tensor:
-    """Pictures of one size, uint8 (h, w, 3) → (n, 3, h, w) in [0, 1]."""
-    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255
 
 
 def stored_tensors(settings: InversionSettings) -> frozenset[str]:

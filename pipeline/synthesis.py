@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.diffusion.mask import feather, grow
+from pipeline.diffusion.pixels import Pixels
 from pipeline.diffusion.schedule import NoiseSchedule
 from pipeline.errors import RowError
-from pipeline.inversion import Inversion, Pixels, stacked
+from pipeline.inversion import Inversion, stacked
 from pipeline.methods import METHODS
 from pipeline.methods.base import Method
 from pipeline.methods.editing import Conditions, automatic_mask, edit_latents

@@ -11,6 +11,7 @@ from diffusers import StableDiffusionPipeline
 
 from pipeline.demo.render import render
 from pipeline.demo.scene import Scene, caption
+from pipeline.diffusion.pixels import as_pixels
 from pipeline.editor import Editor, published
 from pipeline.inversion import Inversion
 from pipeline.models.loading import BUNDLED_MODEL
@@ -36,7 +37,7 @@ def editor() -> Editor:
 def photographs(editor: Editor) -> list[np.ndarray]:
     """The scenes, rendered."""
     side = editor.working_size(1, 1)[0]
-    return list((render(SCENES, side).images * 255).round().byte().permute(0, 2, 3, 1).numpy())
+    return as_pixels(render(SCENES, side).images)
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +98,7 @@ def test_a_colour_edit_comes_nearer_to_the_truth(
 ) -> None:
     """Making the mug blue approaches the rendering of the same mug in blue, and leaves the corners alone."""
     blue = SCENES[0].edited(colour="blue")
-    truth = (render([blue], photographs[0].shape[0]).images[0] * 255).round().byte().permute(1, 2, 0).numpy()
+    truth = as_pixels(render([blue], photographs[0].shape[0]).images)[0]
     [[output]] = editor.edit(inversions[:1], prompt=caption(blue), settings=EditSettings())
     result = np.asarray(output)
     changed = np.abs(truth.astype(int) - photographs[0]).max(axis=2) >= 8
@@ -109,7 +110,7 @@ def test_a_colour_edit_comes_nearer_to_the_truth(
 def test_attention_to_a_colour_is_on_the_object(editor: Editor, photographs: list[np.ndarray]) -> None:
     """A mask from the attention to a changed colour marks the object rather than its surroundings."""
     edits = [scene.edited(colour="purple") for scene in SCENES]
-    truths = (render(edits, photographs[0].shape[0]).images * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    truths = as_pixels(render(edits, photographs[0].shape[0]).images)
     few = InversionSettings(method="ddim", num_inference_steps=6)
     found = editor.invert(photographs, source_prompts=[caption(scene) for scene in SCENES], settings=few)
     requests = [EditRequest(i, caption(edit)) for i, edit in enumerate(edits)]

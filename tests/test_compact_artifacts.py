@@ -13,6 +13,7 @@ import torch
 from pipeline.demo.render import render
 from pipeline.demo.scene import caption, random_scene
 from pipeline.diffusion import factors
+from pipeline.diffusion.pixels import as_pixels
 from pipeline.editor import Editor
 from pipeline.inversion import Inversion
 from pipeline.quality.metrics import psnr
@@ -37,7 +38,7 @@ def test_a_compact_artifact_reconstructs_as_a_full_one(
     """Within 0.2 dB on every scene, also where there is no room for eight bits; without what it keeps it would not."""
     monkeypatch.setattr(factors, "_BYTES", room)
     scenes = [random_scene(seed) for seed in range(2)]
-    pictures = list((render(scenes, 64).images * 255).round().byte().permute(0, 2, 3, 1).numpy())
+    pictures = as_pixels(render(scenes, 64).images)
     whole, compact = (
         editor.invert(
             pictures,

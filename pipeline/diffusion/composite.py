@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pipeline.diffusion.pixels import to_bytes
+
 # Differences between edit and reconstruction below which nothing was edited and above which everything was: as
 # shares of the edit's own largest, since whatever an edit does, the rest of the picture drifts along a little ...
 _UNCHANGED: Final = 0.20
@@ -83,11 +85,6 @@ def composite_pixels(
             part = original[rows, columns].permute(2, 0, 1).float() / 255
             result[rows, columns] = to_bytes(change.applied(part, band[:, :, columns])).permute(1, 2, 0)
     return result
-
-
-def to_bytes(pixels: Tensor) -> Tensor:
-    """Values in [0, 1] → uint8, to the nearest level."""
-    return (pixels.float() * 255).round().clamp(0, 255).to(torch.uint8)
 
 
 @dataclass(frozen=True, slots=True)

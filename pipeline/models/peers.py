@@ -12,16 +12,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
-import numpy as np
 import torch
 from diffusers import DDIMInverseScheduler, DDIMScheduler, DPMSolverMultistepScheduler
-from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.diffusion.pixels import Pixels, as_pixels, as_tensor
 from pipeline.models.measuring import now
 from pipeline.models.stable_diffusion import StableDiffusion
 
-Pixels = NDArray[np.uint8]
 Settings = Mapping[str, Any]
 
 STEPS: Final = 50  # as many as ours take
@@ -81,13 +79,13 @@ def _img2img(model: StableDiffusion, task: PeerTask, settings: Settings) -> Peer
         with _precision(model):
             found = pipeline(
                 prompt=[prompt for _, prompt in rows],
-                image=_tensor([task.images[i] for i, _ in rows]),
+                image=as_tensor([task.images[i] for i, _ in rows]),
                 generator=_generators(len(rows)),
                 num_inference_steps=task.num_inference_steps,
                 output_type="pt",
                 **settings,
             )
-        pictures += _pixels(found.images)
+        pictures += as_pixels(found.images)
     return PeerEdits(pictures, 0.0, now(model.device) - began)
 
 
@@ -105,7 +103,7 @@ def _diffedit(model: StableDiffusion, task: PeerTask, settings: Settings) -> Pee
             # Without guidance, under which inversion does not lead back.
             found = pipeline.invert(
                 prompts,
-                _tensor(task.images[chunk]),
+                as_tensor(task.images[chunk]),
                 guidance_scale=1.0,
                 generator=_generators(len(prompts)),
                 **steps,
@@ -123,7 +121,7 @@ def _diffedit(model: StableDiffusion, task: PeerTask, settings: Settings) -> Pee
                 output_type="pt",
                 **steps,
             )
-        pictures += _pixels(found.images)
+        pictures += as_pixels(found.images)
     return PeerEdits(pictures, inverted - began, now(model.device) - inverted)
 
 
@@ -139,7 +137,7 @@ def _diffedit_mask(
         return torch.ones(size)
     with _precision(model):
         mask = pipeline.generate_mask(
-            _tensor([task.images[image]]),
+            as_tensor([task.images[image]]),
             target_prompt=prompt,
             source_prompt=task.source_prompts[image],
             mask_encode_strength=settings["mask_encode_strength"],
@@ -162,7 +160,7 @@ def _ledits_pp(model: StableDiffusion, task: PeerTask, settings: Settings) -> Pe
             began = now(model.device)
             with _precision(model):
                 pipeline.invert(
-                    _tensor([image]),
+                    as_tensor([image]),
                     num_inversion_steps=task.num_inference_steps,
                     skip=settings["skip"],
                     generator=torch.Generator().manual_seed(_SEED),
@@ -175,7 +173,7 @@ def _ledits_pp(model: StableDiffusion, task: PeerTask, settings: Settings) -> Pe
                         edit_threshold=settings["edit_threshold"],
                         output_type="pt",
                     )
-                    pictures += _pixels(found.images)
+                    pictures += as_pixels(found.images)
             inversion, edit = inversion + inverted - began, edit + now(model.device) - inverted
     return PeerEdits(pictures, inversion, edit)
 
@@ -229,14 +227,6 @@ def _precision(model: StableDiffusion) -> contextlib.AbstractContextManager[Any]
 
 def _generators(n: int) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(_SEED) for _ in range(n)]
-
-
-def _tensor(images: Sequence[Pixels]) -> Tensor:
-    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255
-
-
-def _pixels(images: Tensor) -> list[Pixels]:
-    return list((images.float().cpu().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy())
 
 
 # Each has nine candidates in a search that turns one knob after the other (pipeline/quality/tuning.py). The pipelines'

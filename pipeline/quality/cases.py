@@ -12,13 +12,12 @@ from numpy.typing import NDArray
 
 from pipeline.demo.render import changed_mask, render
 from pipeline.demo.scene import HELD_OUT_SEEDS, VOCABULARY, Scene, caption, random_scene
+from pipeline.diffusion.pixels import Pixels, as_pixels
 
 # One attribute each, and `two` of them at once.
 KINDS: Final = ("colour", "pattern", "material", "background", "object", "two")
 # Scenes that settings may be tuned on: held out from training, and none of the benchmark's own.
 TUNING_SEEDS: Final = 10_000
-
-Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +46,13 @@ def held_out_cases(seeds: Iterable[int], size: int) -> list[Case]:
     before = render([scene for scene, _, _ in pairs], size).images
     after = render([edited for _, _, edited in pairs], size).images
     changed = changed_mask(before, after)[:, 0].bool().numpy()
-    as_bytes = [(x * 255).round().byte().permute(0, 2, 3, 1).numpy() for x in (before, after)]
+    originals, truths = as_pixels(before), as_pixels(after)
     return [
         Case(
             scene,
             kind,
-            as_bytes[0][i],
-            as_bytes[1][i],
+            originals[i],
+            truths[i],
             changed[i],
             caption(scene),
             caption(edited),

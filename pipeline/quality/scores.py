@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from statistics import mean, median
 from typing import Final
 
-from pipeline.quality.cases import KINDS, Case, Pixels
+from pipeline.diffusion.pixels import Pixels
+from pipeline.quality.cases import KINDS, Case
 from pipeline.quality.metrics import psnr, ssim_map
 
 # An edit succeeds where, inside the changed region, it is nearer to the truth than the original by this much,

@@ -12,9 +12,10 @@ import numpy as np
 import torch
 
 from pipeline.config import JobConfig
+from pipeline.diffusion.pixels import Pixels
 from pipeline.editor import Editor
 from pipeline.errors import RowError
-from pipeline.inversion import Inversion, Pixels
+from pipeline.inversion import Inversion
 from pipeline.io.arrays import unpack_pixels
 from pipeline.io.tensors import pack, tensor_index
 from pipeline.keys import ARTIFACT_VERSION

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.config import JobConfig
-from pipeline.diffusion.composite import composite_pixels, to_bytes
+from pipeline.diffusion.composite import composite_pixels
+from pipeline.diffusion.pixels import to_bytes
 from pipeline.io.images import decode, encode_png, resize
 from pipeline.io.layout import picture_uri
 from pipeline.io.lease import Fence

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 from pipeline.diffusion import composite as compositing
 from pipeline.diffusion.blend import blend
-from pipeline.diffusion.composite import composite, composite_pixels, to_bytes
+from pipeline.diffusion.composite import composite, composite_pixels
 from pipeline.diffusion.guidance import guided
 from pipeline.diffusion.interpolate import interpolate, joint_target
 from pipeline.diffusion.mask import grow, soft_mask
+from pipeline.diffusion.pixels import to_bytes
 
 
 def _random(seed: int, *shape: int) -> torch.Tensor:

@@ -17,6 +17,7 @@ from jobs.bench import bench
 from pipeline.config import ScoreWeights
 from pipeline.demo.render import changed_mask, render
 from pipeline.demo.scene import Scene, caption, random_scene
+from pipeline.diffusion.pixels import as_pixels
 from pipeline.editor import Editor
 from pipeline.errors import JobError, RowError
 from pipeline.io.storage import join, write_bytes
@@ -65,7 +66,7 @@ def _entry(folder: str, scene: Scene, edited: Scene, attribute: str, kind: str) 
     """Write a scene's picture and describe an edit of it, as the published file does."""
     before, after = render([scene], SIDE).images, render([edited], SIDE).images
     path = f"{kind}_{attribute}/{scene.seed:012d}.jpg"
-    pixels = (before[0] * 255).round().byte().permute(1, 2, 0).numpy()
+    pixels = as_pixels(before)[0]
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG", quality=95)
     write_bytes(join(folder, "annotation_images", path), buffer.getvalue())

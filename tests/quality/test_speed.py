@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from functools import partial
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.diffusion.guidance import guided
+from pipeline.diffusion.pixels import as_tensor
 from pipeline.diffusion.solver import denoise
 from pipeline.errors import JobError
-from pipeline.inversion import as_tensor
 from pipeline.models.assembly import load_stable_diffusion
 from pipeline.models.measuring import counted_passes, weight_gradients
 from pipeline.models.random_weights import RANDOM_MODELS, random_autoencoder, random_text_encoder, random_unet
 from pipeline.models.stable_diffusion import StableDiffusion
-from pipeline.quality.speed import reference
+from pipeline.quality.speed import machine, reference
 from pipeline.quality.speed.bench import Extent, measure_speed
-from pipeline.quality.speed.machine import matmul_rate, peak_memory
+from pipeline.quality.speed.machine import peak_memory
 from pipeline.quality.speed.photographs import EDITS, photographs
 from pipeline.quality.speed.reference import INNER_ITERATIONS, NullText, null_text
 from pipeline.quality.speed.systems import ALONE, IN_BATCHES, PUBLISHED
@@ -126,9 +128,16 @@ def test_a_peak_is_that_of_its_own_time() -> None:
     assert busy.mb - idle.mb == pytest.approx(size / 1e6, rel=0.1)
 
 
-def test_a_matrix_product_has_a_rate() -> None:
-    """A positive one, in every precision a network runs in here."""
-    assert all(matmul_rate(torch.device("cpu"), dtype, 64) > 0 for dtype in (torch.float32, torch.bfloat16))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_machines_rate_is_of_what_torch_counts(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the matrix product or the convolution, whichever does more in a second: on this clock each call takes one."""
+    monkeypatch.setattr(machine, "now", partial(next, itertools.count()))
+    monkeypatch.setattr(machine, "_MATMUL_REPEATS", 1)
+    with FlopCounterMode(display=False) as counted:
+        rate = machine.matmul_rate(torch.device("cpu"), dtype, 64)
+    done = counted.get_flop_counts()["Global"].values()
+    assert len(done) == 2
+    assert rate == max(done)
 
 
 def test_figures_of_every_kind_of_system(small: StableDiffusion) -> None:

@@ -10,8 +10,8 @@ from typing import Final
 import numpy as np
 
 from pipeline.demo.scene import caption_words
+from pipeline.diffusion.pixels import Pixels, as_pixels, as_tensor
 from pipeline.errors import JobError
-from pipeline.inversion import Pixels, as_tensor
 from pipeline.models.assembly import load_stable_diffusion, placement
 from pipeline.models.measuring import counted_passes, weight_gradients
 from pipeline.models.random_weights import RANDOM_MODELS, random_pipeline
@@ -25,7 +25,6 @@ from pipeline.quality.speed.systems import (
     Ours,
     PeerEditor,
     System,
-    as_pixels,
     mean_psnr,
     systems,
 )

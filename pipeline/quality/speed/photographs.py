@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-import numpy as np
-from numpy.typing import NDArray
-
 from pipeline.demo.render import render
 from pipeline.demo.scene import caption, random_scene
+from pipeline.diffusion.pixels import Pixels, as_pixels
 from pipeline.io.images import resize
 from pipeline.quality.cases import KINDS, edited_scene
 
@@ -21,7 +19,7 @@ _RENDERED_SIDE: Final = 256  # larger ones are enlarged: rendering them would ta
 class Photograph:
     """One photograph uint8 (h, w, 3), and the prompts of its edits."""
 
-    pixels: NDArray[np.uint8]
+    pixels: Pixels
     source_prompt: str
     prompts: tuple[str, ...]
 
@@ -30,12 +28,11 @@ def photographs(n: int, side: int) -> list[Photograph]:
     """The first `n` held-out scenes, `side` × `side` pixels, each with one edit of every kind in `EDITS`."""
     scenes = [random_scene(seed) for seed in range(n)]
     images = render(scenes, min(side, _RENDERED_SIDE)).images
-    levels = (images * 255).round().byte().permute(0, 2, 3, 1).numpy()
     return [
         Photograph(
             resize(pixels, (side, side)),
             caption(scene),
             tuple(caption(edited_scene(scene, kind)) for kind in EDITS),
         )
-        for pixels, scene in zip(levels, scenes, strict=True)
+        for pixels, scene in zip(as_pixels(images), scenes, strict=True)
     ]

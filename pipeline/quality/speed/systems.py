@@ -7,13 +7,11 @@ from dataclasses import dataclass, replace
 from statistics import mean
 from typing import Any, Final, Protocol
 
-from torch import Tensor
-
 from pipeline.config import PRESETS
-from pipeline.diffusion.composite import to_bytes
+from pipeline.diffusion.pixels import Pixels, as_pixels, as_tensor
 from pipeline.editor import Editor, published
 from pipeline.errors import RowError
-from pipeline.inversion import Inversion, Pixels, as_tensor
+from pipeline.inversion import Inversion
 from pipeline.models.measuring import now
 from pipeline.models.peers import PEERS, STEPS, PeerTask
 from pipeline.models.stable_diffusion import StableDiffusion
@@ -216,11 +214,6 @@ def _exhausted(settings: InversionSettings) -> InversionSettings:
     if settings.method not in FITTED:
         return settings
     return settings.model_copy(update={"max_iterations": INNER_ITERATIONS, "tolerance": 0.0, "min_gain": 0.0})
-
-
-def as_pixels(images: Tensor) -> list[Pixels]:
-    """Pictures (n, 3, h, w) in [0, 1] → uint8 (h, w, 3), each."""
-    return list(to_bytes(images.cpu()).permute(0, 2, 3, 1).numpy())
 
 
 def mean_psnr(pictures: Sequence[Pixels], photographs: Sequence[Photograph]) -> float:
