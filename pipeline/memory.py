@@ -7,8 +7,9 @@ from typing import Final
 
 import torch
 
-# CUDA's own error, and those of cuBLAS, cuDNN and their like: CUBLAS_STATUS_ALLOC_FAILED.
-_IN_OTHER_WORDS: Final = re.compile(r"out of memory|_ALLOC_FAILED")
+# CUDA's own error, those of cuBLAS, cuDNN and their like (CUBLAS_STATUS_ALLOC_FAILED), and torch's where the host has
+# no more ("DefaultCPUAllocator: can't allocate memory").
+_IN_OTHER_WORDS: Final = re.compile(r"out of memory|_ALLOC_FAILED|can't allocate memory")
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -46,16 +47,21 @@ def _edited(result: Synthesis | RowError) -> np.ndarray:
     return result.edited
 
 
+def _raises(error: Exception) -> None:
+    raise error
+
+
 @pytest.mark.parametrize(
-    "error",
+    "lacks",
     [
-        torch.OutOfMemoryError("no room"),
-        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"),
+        lambda: torch.empty(2**50),
+        lambda: _raises(torch.OutOfMemoryError("no room")),
+        lambda: _raises(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`")),
     ],
-    ids=["torch", "cuBLAS"],
+    ids=["host", "GPU, as raised here", "cuBLAS, as raised here"],
 )
 def test_out_of_memory_halves_the_slots_for_good(
-    editor: Editor, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
+    editor: Editor, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, lacks: Callable[[], None]
 ) -> None:
     """Only as many images go through the network together as fit; that is said once, and nothing else changes."""
     calls: list[int] = []
@@ -64,7 +70,7 @@ def test_out_of_memory_halves_the_slots_for_good(
     def fits_four(model: StableDiffusion, z: torch.Tensor, *rest: Any) -> torch.Tensor:
         calls.append(len(z))
         if len(z) > 4:
-            raise error
+            lacks()
         return predict(model, z, *rest)
 
     images, settings = [_photograph(seed) for seed in range(6)], SETTINGS["prompt-tuning"]

@@ -40,6 +40,8 @@ _INIT_DEATHS: Final = 8
 # Ray takes some ten milliseconds for a task, in which a row that needs nothing is looked at some hundred times.
 _TASK_ROWS: Final = 2048
 _TASKS: Final = 32  # that small plans are cut into, if they have as many batches
+# Sharing out more evenly is not worth smaller batches, in which slots are refilled less, for less than this.
+_NEARLY: Final = 1.05
 _TOLD: Final = pa.schema([("counts", pa.string()), ("events", pa.list_(pa.string()))])
 
 
@@ -114,9 +116,19 @@ def outcomes(plan: Plan, fetch: Fetch, publish: Publish, resources: Resources, l
 
 
 def shared_batch_size(rows: int, actors: int, config: JobConfig) -> int:
-    """How many images an actor is given at a time: equal parts of its share of the job, if these fill its slots."""
-    share = max(1, math.ceil(rows / actors))
-    return min(config.batch_size, max(config.slots, math.ceil(share / math.ceil(share / config.batch_size))))
+    """How many images an actor is given at a time: as many as the job says, or fewer where the job then ends sooner.
+
+    Batches fill the slots, since a few rows take a call of the network nearly as long as all slots do.
+    """
+    sizes = range(max(config.slots, config.batch_size // config.slots * config.slots), 0, -config.slots)
+    most = {size: _most_of_an_actor(rows, actors, size) for size in sizes}
+    return min(config.batch_size, next(size for size in sizes if most[size] <= _NEARLY * min(most.values())))
+
+
+def _most_of_an_actor(rows: int, actors: int, size: int) -> int:
+    """How many images one actor has at most, if each is given batches of `size` in its turn."""
+    turns, actor = divmod(math.ceil(rows / size) - 1, actors)  # the last batch's, which may be smaller
+    return size * (turns + 1) if actor else rows - size * turns * (actors - 1)
 
 
 def _in_flight(rows: int, actors: int, batch_size: int) -> int:

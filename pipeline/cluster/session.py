@@ -124,7 +124,9 @@ def _room(config: JobConfig, num_gpus: float) -> int:
     scarce, each = ("GPU", num_gpus) if num_gpus else ("memory", _memory(config))
     # Actors of one core lose nothing where other processes take another; the threads of one actor wait for each other.
     cores = config.num_cpus or 1
-    return sum(min(_cores(node) // cores, int(node.get(scarce, 0.0) / each)) for node in _nodes())
+    # GPUs are worth more than that the rest of the job has two cores beside them.
+    kept = 1 if num_gpus else _WAITING_CORES
+    return sum(min(_cores(node, kept) // cores, int(node.get(scarce, 0.0) / each)) for node in _nodes())
 
 
 def _cores_per_actor(actors: int) -> int:
@@ -134,9 +136,9 @@ def _cores_per_actor(actors: int) -> int:
     return next(fitting, 1)
 
 
-def _cores(node: Mapping[str, float]) -> int:
+def _cores(node: Mapping[str, float], kept: int = _WAITING_CORES) -> int:
     """Of a node's cores those that may be engine actors': fetching and publishing have to run, too."""
-    return max(0, int(node.get("CPU", 0.0)) - _WAITING_CORES)
+    return max(0, int(node.get("CPU", 0.0)) - kept)
 
 
 def _memory(config: JobConfig) -> float:

@@ -31,9 +31,20 @@ def test_a_plan_is_cut_into_whole_batches(rows: int, batch_size: int, blocks: in
 
 @pytest.mark.parametrize(
     ("rows", "actors", "batch_size"),
-    [(0, 2, 16), (20, 8, 16), (33, 1, 17), (40, 2, 20), (41, 2, 21), (96, 2, 24), (256, 2, 32), (100_000, 8, 32)],
+    [
+        (0, 2, 32),
+        (20, 8, 16),
+        (32, 2, 16),
+        (36, 1, 32),  # two of 18 would leave the slots nearly empty twice
+        (40, 2, 16),
+        (64, 2, 32),
+        (72, 2, 32),
+        (96, 2, 16),  # else one has 64 of them
+        (1000, 3, 32),  # 352, which is 3 % more than 344
+        (100_000, 8, 32),
+    ],
 )
 def test_a_plan_is_shared_by_all_actors(rows: int, actors: int, batch_size: int) -> None:
-    """All are given as many batches, if these fill their slots, and no batch is larger than the job says."""
+    """The last to end ends as soon as batches that fill slots allow, and no batch is larger than the job says."""
     assert graph.shared_batch_size(rows, actors, JobConfig(batch_size=32, slots=16)) == batch_size
     assert graph.shared_batch_size(rows, actors, JobConfig(batch_size=3, slots=16)) == 3

@@ -83,13 +83,13 @@ def test_actors_on_cores_of_unequal_nodes_leave_room_for_the_rest_of_the_job() -
 
 
 def test_each_gpu_has_an_actor_that_fills_its_slots_and_for_which_there_is_a_core() -> None:
-    """Actors that share a GPU are as many as share it."""
+    """Actors that share a GPU are as many as share it; one core of a node is left to the rest of the job."""
     _check(
-        [{"num_cpus": 6, "num_gpus": 2}, {"num_cpus": 3, "num_gpus": 4}],
+        [{"num_cpus": 6, "num_gpus": 2}, {"num_cpus": 3, "num_gpus": 4}, {"num_cpus": 2, "num_gpus": 1}],
         [
-            ({"rows": 1000}, (3, 1, 1)),
+            ({"rows": 1000}, (5, 1, 1)),
             ({"rows": 20}, (1, 1, 1)),
-            ({"rows": 1000, "num_gpus": 0.5}, (5, 0.5, 1)),
+            ({"rows": 1000, "num_gpus": 0.5}, (7, 0.5, 1)),
             ({"rows": 1000, "actors": 8}, (8, 1, 1)),
         ],
     )
