@@ -28,23 +28,22 @@ _SMALLEST: Final = 1e-6  # of a scale that float16 holds; a token that nothing m
 
 
 def factored(deltas: Tensor) -> dict[str, Tensor]:
-    """Deltas (n, s, tokens, width) of n images at s steps → what `delta_at` reads them from, nearly.
+    """One image's deltas (s, tokens, width) at s steps → what `delta_at` reads them from, nearly.
 
-    "weights" (n, s, r) and "scales" (n, r, tokens) are float16, "directions" (n, r, tokens, width) int8, or uint8 with
-    two levels in each (n, r, tokens, width / 2), for which the width is even. Of an image whose deltas are not all
-    finite the scales are not.
+    "weights" (s, r) and "scales" (r, tokens) are float16, "directions" (r, tokens, width) int8, or uint8 with two
+    levels in each (r, tokens, width / 2), for which the width is even. Where the deltas are not all finite the scales
+    are not.
     """
-    finite = deltas.isfinite().flatten(1).all(dim=1)[:, None, None]
-    # No eigenvector is found of what is not finite, nor then of the other images'.
-    rows = deltas.flatten(2).double().where(finite, 0.0)
-    size = rows.shape[2]
-    there_are = min(_MOST, rows.shape[1])
+    finite = deltas.isfinite().all()
+    # No eigenvector is found of what is not finite.
+    rows = deltas.flatten(1).double().where(finite, 0.0)
+    there_are, size = min(_MOST, rows.shape[0]), rows.shape[1]
     whole = there_are * size <= _BYTES
     rank = there_are if whole else min(there_are, max(_FEWEST, _BYTES // (size // 2)))
     most = _EIGHT_BITS if whole else _FOUR_BITS
     # Of the Gram matrix, which is small: eigenvectors come by ascending eigenvalues.
     weights = torch.linalg.eigh(rows @ rows.mT).eigenvectors[..., -rank:]
-    directions = (weights.mT @ rows).unflatten(2, deltas.shape[2:])
+    directions = (weights.mT @ rows).unflatten(1, deltas.shape[1:])
     scales = (directions.abs().amax(dim=-1) / most).clamp(min=_SMALLEST).half()
     levels = (directions / scales[..., None]).round().clamp(-most, most).to(torch.int8)
     scales = scales.where(finite, math.nan)
@@ -52,7 +51,7 @@ def factored(deltas: Tensor) -> dict[str, Tensor]:
 
 
 def delta_at(factors: Mapping[str, Tensor], index: int) -> Tensor:
-    """The deltas (n, tokens, width) at one of the s steps, float32."""
+    """The deltas (n, tokens, width) of n images, whose factors are stacked, at one of the s steps, float32."""
     shares = factors["weights"][:, index, :, None].float() * factors["scales"].float()
     return torch.einsum("nrt,nrtw->ntw", shares, _levels(factors["directions"]).float())
 

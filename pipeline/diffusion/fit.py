@@ -56,16 +56,27 @@ class Fit:
     """What a fit found.
 
     Attributes:
-        embeddings: (s, n, tokens, width), one per step or segment of steps; index 0 belongs to step 1.
+        kept: what was kept of each row's embeddings, each (n, …).
         iterations: (n,) gradient steps that each row took.
         converged: (n,) bool, whether every embedding of a row had enough before its iterations ran out.
         z_0: (n, c, h, w) where the fitted embeddings lead from the trajectory's noise.
     """
 
-    embeddings: Tensor
+    kept: dict[str, Tensor]
     iterations: Tensor
     converged: Tensor
     z_0: Tensor
+
+
+# (one row's embeddings (s, tokens, width), one per step or segment of steps, index 0 belonging to step 1; the one
+# (tokens, width) that the fit started from) → what is kept of them. Those of all rows together may be larger than the
+# model: 9 GB of 32 images at Stable Diffusion 3's size.
+Keep = Callable[[Tensor, Tensor], dict[str, Tensor]]
+
+
+def whole(embeddings: Tensor, _start: Tensor) -> dict[str, Tensor]:
+    """Keep a row's embeddings as they are."""
+    return {"embeddings": embeddings}
 
 
 def fit_per_step(
@@ -76,15 +87,17 @@ def fit_per_step(
     schedule: NoiseSchedule,
     settings: FitSettings,
     slots: int | None = None,
+    keep: Keep = whole,
 ) -> Fit:
     """Fit one embedding per step (Dong et al., 2023, alg. 1; Mokady et al., 2023, alg. 1).
 
     From the noise down, each step's embedding starts half-way between `start` (n, tokens, width) and the last
     step's, and is moved until the guided step lands on the stored trajectory (N + 1, n, c, h, w). The next step
     starts from where the fitted one really landed, so errors do not add up. The other branch's embedding is
-    `other` (1 or n, tokens, width). At most `slots` rows, or all, go through the network together.
+    `other` (1 or n, tokens, width). At most `slots` rows, or all, go through the network together; of what each row
+    learned `keep` says what is kept.
     """
-    return _fit(_per_step, predict, trajectory, start, other, schedule, settings, slots)
+    return _fit(_per_step, predict, trajectory, start, other, schedule, settings, slots, keep)
 
 
 def fit_per_segment(
@@ -96,13 +109,14 @@ def fit_per_segment(
     settings: FitSettings,
     segments: int = 1,
     slots: int | None = None,
+    keep: Keep = whole,
 ) -> Fit:
     """Fit one embedding per segment of steps, `segments` of them: smaller artifacts, the smallest with one for all.
 
     Arguments are as those of `fit_per_step`. From the noise down, each segment's embedding starts half-way between
     `start` and the last segment's, as there.
     """
-    return _fit(partial(_per_segment, segments), predict, trajectory, start, other, schedule, settings, slots)
+    return _fit(partial(_per_segment, segments), predict, trajectory, start, other, schedule, settings, slots, keep)
 
 
 def segment_of(step: int, n_steps: int, segments: int) -> int:
@@ -140,13 +154,19 @@ def _fit(
     schedule: NoiseSchedule,
     settings: FitSettings,
     slots: int | None,
+    keep: Keep,
 ) -> Fit:
     n = trajectory.shape[1]
     start, other, gains = start.float(), other.expand(n, -1, -1), _gains(schedule, settings)
     tasks = (_Task(trajectory[:, i], start[i], other[i], schedule, settings, gains) for i in range(n))
-    found = run(predict, map(algorithm, tasks), slots or n)
-    embeddings, iterations, converged, z_0 = zip(*found, strict=True)
-    return Fit(torch.stack(embeddings, dim=1), torch.tensor(iterations), torch.tensor(converged), torch.stack(z_0))
+
+    def fitted(task: _Task) -> Row[tuple[dict[str, Tensor], int, bool, Tensor]]:
+        embeddings, iterations, converged, z_0 = yield from algorithm(task)
+        return keep(embeddings, task.start), iterations, converged, z_0
+
+    kept, iterations, converged, z_0 = zip(*run(predict, map(fitted, tasks), slots or n), strict=True)
+    stacked = {name: torch.stack([row[name] for row in kept]) for name in kept[0]}
+    return Fit(stacked, torch.tensor(iterations), torch.tensor(converged), torch.stack(z_0))
 
 
 def _gains(schedule: NoiseSchedule, settings: FitSettings) -> list[float]:

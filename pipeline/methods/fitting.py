@@ -8,7 +8,7 @@ from typing import Literal
 from torch import Tensor
 
 from pipeline.diffusion.factors import delta_at, factored
-from pipeline.diffusion.fit import FitSettings, fit_per_segment, fit_per_step, segment_of
+from pipeline.diffusion.fit import FitSettings, fit_per_segment, fit_per_step, segment_of, whole
 from pipeline.diffusion.solver import denoise
 from pipeline.methods.base import Branches, Inverted, Task, without_fit
 
@@ -38,17 +38,20 @@ def fitted(
         settings.min_gain,
         branch,
     )
+    keep = whole if settings.artifact == "full" else _directions
     if settings.embeddings == "per-step":
-        found = fit_per_step(predict, trajectory, start, other, schedule, budget, task.slots)
+        found = fit_per_step(predict, trajectory, start, other, schedule, budget, task.slots, keep)
     else:
         segments = settings.segments if settings.embeddings == "per-segment" else 1
-        found = fit_per_segment(predict, trajectory, start, other, schedule, budget, segments, task.slots)
-    learned = found.embeddings.transpose(0, 1)
-    latents = {"trajectory": trajectory.transpose(0, 1)}
-    if settings.artifact == "full":
-        return Inverted(latents | {"embeddings": learned}, found.z_0, found.iterations, found.converged)
-    tensors = latents | factored(learned - start[:, None])
-    return Inverted(tensors, _retraced(task, tensors, branches), found.iterations, found.converged)
+        found = fit_per_segment(predict, trajectory, start, other, schedule, budget, segments, task.slots, keep)
+    tensors = {"trajectory": trajectory.transpose(0, 1), **found.kept}
+    z_0 = found.z_0 if keep is whole else _retraced(task, tensors, branches)
+    return Inverted(tensors, z_0, found.iterations, found.converged)
+
+
+def _directions(embeddings: Tensor, start: Tensor) -> dict[str, Tensor]:
+    """Of what was learned keep what a compact artifact does."""
+    return factored(embeddings - start)
 
 
 def reread(task: Task, trajectory: Tensor, kept: Mapping[str, Tensor], branches: Branches) -> Inverted:

@@ -79,7 +79,7 @@ def test_a_batch_gives_each_row_what_it_would_get_alone(fit, network, schedule) 
     for i in range(5):
         alone = fit(network, trajectory[:, i : i + 1], start[i : i + 1], unconditional, schedule, _settings())
         assert int(alone.iterations) == int(together.iterations[i])
-        torch.testing.assert_close(alone.embeddings[:, 0], together.embeddings[:, i], rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(alone.kept["embeddings"][0], together.kept["embeddings"][i], rtol=1e-3, atol=1e-4)
         torch.testing.assert_close(alone.z_0[0], together.z_0[i], rtol=1e-3, atol=1e-4)
 
 
@@ -93,7 +93,7 @@ def test_a_step_is_fitted_though_a_call_with_gradients_finds_that_its_error_woul
         return network(z, steps, unconditional.expand(len(z), -1, -1)) + 0 * embedding.sum()  # type: ignore[no-any-return]
 
     found = fit_per_step(predict, trajectory, start, unconditional, schedule, _settings(guidance_scale=1.0))
-    assert bool(found.embeddings.isfinite().all())
+    assert bool(found.kept["embeddings"].isfinite().all())
     assert bool((found.iterations > 0).all())
 
 
@@ -106,6 +106,15 @@ def test_fitting_improves_the_reconstruction_of_every_row(fit, network, schedule
     assert bool((_error(fitted, trajectory) < _error(unfitted, trajectory)).all())
 
 
+@pytest.mark.parametrize("fit", [fit_per_step, in_two_segments])
+def test_of_each_row_is_kept_what_it_is_asked_to_keep(fit, network, schedule) -> None:  # noqa: ANN001
+    """Row by row, each with what it started from."""
+    trajectory, start, unconditional = _problem(network, schedule, 3)
+    fitted = partial(fit, network, trajectory, start, unconditional, schedule, _settings(), slots=2)
+    moved = fitted(keep=lambda embeddings, began: {"moved": (embeddings - began).sum(dim=0)}).kept
+    torch.testing.assert_close(moved["moved"], (fitted().kept["embeddings"] - start[:, None]).sum(dim=1))
+
+
 def test_a_row_that_already_reconstructs_takes_no_iterations(network, schedule) -> None:  # noqa: ANN001
     """At guidance 1 an exactly inverted trajectory is retraced by the embedding it was made under."""
     trajectory, _, unconditional = _problem(network, schedule, 3, refine_iterations=40)
@@ -114,7 +123,7 @@ def test_a_row_that_already_reconstructs_takes_no_iterations(network, schedule) 
         network, trajectory, start, unconditional, schedule, _settings(guidance_scale=1.0, tolerance=1e-4)
     )
     assert found.iterations.tolist() == [0, 0, 0]
-    assert torch.equal(found.embeddings, start.expand(STEPS, -1, -1, -1))
+    assert torch.equal(found.kept["embeddings"], start[:, None].expand(-1, STEPS, -1, -1))
 
 
 def test_rows_stop_on_their_own(network, schedule) -> None:  # noqa: ANN001
@@ -190,4 +199,4 @@ def test_rounding_at_a_threshold_changes_next_to_nothing(threshold, network, sch
     at = before if threshold == "tolerance" else 1 - after / before
     low, high = (fit(12, **{threshold: at * factor}) for factor in (0.9999, 1.0001))
     assert int(low.iterations) != int(high.iterations)
-    torch.testing.assert_close(low.embeddings, high.embeddings, rtol=0, atol=1e-4)
+    torch.testing.assert_close(low.kept["embeddings"], high.kept["embeddings"], rtol=0, atol=1e-4)
