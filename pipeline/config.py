@@ -169,6 +169,14 @@ class JobConfig(Settings):
         _without_credentials
     )
 
+    @field_validator("num_gpus")
+    @classmethod
+    def _whole_or_a_part(cls, value: float | None) -> float | None:
+        """Refuse what no cluster gives: Ray takes a part of one GPU, or several whole ones."""
+        if value is not None and value > 1 and value % 1:
+            raise ValueError(f"expected a part of 1, or a whole number; got {value:g}")
+        return value
+
     @model_validator(mode="before")
     @classmethod
     def _from_preset(cls, values: Any) -> Any:

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
 from pipeline.asking import Asking
 from pipeline.cluster import metrics
-from pipeline.cluster.graph import LoadEngine, load_engine, outcomes
+from pipeline.cluster.graph import LoadEngine, deadline_of, load_engine, outcomes
 from pipeline.cluster.record import record_end, record_start
-from pipeline.cluster.session import connect
+from pipeline.cluster.session import Resources, connect
 from pipeline.counts import Counts
 from pipeline.errors import CODES, JobError
-from pipeline.events import tell_missing_scores
+from pipeline.events import LOG, tell_missing_scores
 from pipeline.io.artifacts import write_rows
 from pipeline.io.lease import Fence, held
 from pipeline.io.outcomes import committed_edits, committed_inversions, current_failures
+from pipeline.io.run_record import read_record
 from pipeline.io.sources import remembered
 from pipeline.keys import sha256_hex
 from pipeline.models.grid import read_grid
@@ -46,14 +49,18 @@ def execute(
         StorageError: the output cannot be read or written.
     """
     with held(plan.output) as fence:
+        resources = connect(plan.config, len(plan.images)) if len(plan.images) else None
+        plan = _with_precision(plan, resources)
         record_start(plan, fence)
         failures = current_failures(plan.output)
-        counts = _record_refusals(plan, History(failures), fence)
-        if len(plan.images):
-            counts = _run(plan, History(failures, insist=insist), fence, counts, on_progress, load)
+        counts, deadline = _record_refusals(plan, History(failures), fence), math.inf
+        if resources is not None:
+            deadline = deadline_of(plan.config, resources)
+            made = _made(plan, History(failures, insist=insist), fence, resources, deadline, load)
+            counts = _added_up(plan, made, counts, on_progress)
         if rest := left(plan, counts):
             # Like an interrupted run's, its record does not say that it is finished.
-            if plan.config.budget_gpu_hours is not None and min(rest) >= 0:
+            if time.time() > deadline and min(rest) >= 0:
                 return counts
             raise _unaccounted(plan, counts)
         record_end(plan, fence, counts)
@@ -72,24 +79,34 @@ def _unaccounted(plan: Plan, counts: Counts) -> JobError:
     return JobError(f"output {plan.output}: {images} and {edits} accounted for: {why}; give the same command again")
 
 
-def _run(
-    plan: Plan,
-    history: History,
-    fence: Fence,
-    counts: Counts,
-    on_progress: Callable[[Counts], None],
-    load: LoadEngine,
-) -> Counts:
-    resources = connect(plan.config, len(plan.images))
-    # The precision enters the keys, so it is settled before any key is made.
-    config = plan.config.model_copy(update={"dtype": plan.config.dtype or resources.dtype})
-    plan = dataclasses.replace(plan, config=config)
+def _with_precision(plan: Plan, resources: Resources | None) -> Plan:
+    """The plan with its network's precision, which enters the keys, and so is settled before any key is made.
+
+    Where the job names none it is that of the output's last run: on a machine that has another, because it has no GPU,
+    or none yet, all would be made anew.
+    """
+    if plan.config.dtype is not None:
+        return plan
+    record = read_record(plan.output)
+    before, here = record and record.config.get("dtype"), resources and resources.dtype
+    if before and here and before != here:
+        LOG.warning("precision: %s, as this output was begun in; --dtype %s makes all of it anew", before, here)
+    return dataclasses.replace(plan, config=plan.config.model_copy(update={"dtype": before or here}))
+
+
+def _made(
+    plan: Plan, history: History, fence: Fence, resources: Resources, deadline: float, load: LoadEngine
+) -> Iterator[Counts]:
     fetch = fetch_of(plan, history)
     identity = Identity(plan.fingerprint, version("relatent"))
-    publish = Publish(config, identity, history, fence)
+    publish = Publish(plan.config, identity, history, fence)
+    return outcomes(plan, fetch, publish, resources, deadline, load)
+
+
+def _added_up(plan: Plan, made: Iterable[Counts], counts: Counts, on_progress: Callable[[Counts], None]) -> Counts:
     metrics.count(counts)
     told = set(plan.missing_scores)
-    for outcome in outcomes(plan, fetch, publish, resources, load):
+    for outcome in made:
         metrics.count(outcome)
         tell_missing_scores({name: why for name, why in outcome.missing_scores.items() if name not in told})
         told |= outcome.missing_scores.keys()

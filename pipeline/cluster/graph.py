@@ -60,15 +60,16 @@ def load_engine(config: JobConfig, device: str | None, row_seconds: float | None
     return Engine.loaded(config, device, row_seconds, apart=apart)
 
 
-def outcomes(plan: Plan, fetch: Fetch, publish: Publish, resources: Resources, load: LoadEngine) -> Iterator[Counts]:
-    """Run the job, yielding what came of each part of its results as it is committed.
+def outcomes(
+    plan: Plan, fetch: Fetch, publish: Publish, resources: Resources, deadline: float, load: LoadEngine
+) -> Iterator[Counts]:
+    """Run the job until the deadline, yielding what came of each part of its results as it is committed.
 
     Raises:
         JobError: the model cannot be loaded, or the output cannot be written.
     """
     _configure()
     config = plan.config
-    deadline = _deadline(config, resources)
     run_id = uuid.uuid4().hex
     row_seconds = config.row_seconds or resources.row_seconds
     asked = asked_table(plan.images, of_artifacts=plan.command == "edit")
@@ -163,7 +164,7 @@ def _configure() -> None:
     context.max_consecutive_actor_init_deaths = _INIT_DEATHS
 
 
-def _deadline(config: JobConfig, resources: Resources) -> float:
+def deadline_of(config: JobConfig, resources: Resources) -> float:
     """When, by the wall clock, the actors have held their GPUs for as long as the job may; an actor without counts."""
     if config.budget_gpu_hours is None:
         return math.inf

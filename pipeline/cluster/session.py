@@ -7,9 +7,9 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal, cast
 
@@ -18,6 +18,7 @@ import ray.data  # sets up its logger, which is then turned down
 
 from pipeline.config import JobConfig
 from pipeline.errors import JobError
+from pipeline.events import LOG
 from pipeline.models.grid import read_grid
 from pipeline.models.loading import weights_bytes
 
@@ -60,21 +61,38 @@ class Resources:
 def connect(config: JobConfig, rows: int) -> Resources:
     """Join the cluster at `config.address` or `RAY_ADDRESS`, else start one on this machine, for so many images.
 
+    Says so where actors wait for nodes that a joined cluster has not.
+
     Raises:
         JobError: there is no such cluster, or a local one that could never hold the actors.
     """
     address = config.address or os.environ.get("RAY_ADDRESS") or "local"
     if not ray.is_initialized():
         _initialise(address)
-    gpus = float(ray.cluster_resources().get("GPU", 0.0))  # type: ignore[no-untyped-call]
-    num_gpus = config.num_gpus if config.num_gpus is not None else float(gpus > 0)
-    actors = config.actors or max(1, min(_room(config, num_gpus), rows // config.slots))
-    if address == "local" and num_gpus * actors > gpus:
-        raise JobError(f"actors: expected at most {gpus:g} GPUs' worth; got {actors} × {num_gpus:g}")
-    num_cpus = config.num_cpus or (1 if num_gpus else _cores_per_actor(actors))
-    if address == "local" and num_cpus * actors > _own_cores():
-        raise JobError(f"actors: expected at most {_own_cores()} CPU cores' worth; got {actors} × {num_cpus}")
+    nodes = _nodes()
+    has_gpus = any(node.get("GPU", 0.0) for node in nodes)
+    num_gpus = config.num_gpus if config.num_gpus is not None else float(has_gpus)
+    # Actors of one core lose nothing where other processes take another; the threads of one actor wait for each other.
+    small = _Actor(num_gpus, config.num_cpus or 1, 0.0 if num_gpus else _memory(config))
+    # Two cores were added to a local cluster's own. In another one GPUs are worth more than the second.
+    kept = 1 if num_gpus and address != "local" else _WAITING_CORES
+    actors = config.actors or max(1, min(small.room(nodes, kept), rows // config.slots))
+    num_cpus = config.num_cpus or (1 if num_gpus else small.cores_of_each(nodes, actors))
+    actor = _Actor(num_gpus, num_cpus)
+    if address != "local":
+        _warn_of_waiting(actor, actors, nodes)
+    elif actors > (most := actor.room(nodes, _WAITING_CORES)):
+        raise JobError(f"actors: expected at most {most} of {actor} each on this machine; got {actors}")
     return Resources(actors, num_gpus, num_cpus)
+
+
+def _warn_of_waiting(actor: _Actor, actors: int, nodes: Sequence[Mapping[str, float]]) -> None:
+    """Say what makes a job stand still on the nodes that are there; others may join."""
+    room, cores = actor.room(nodes, 0), int(sum(node.get("CPU", 0.0) for node in nodes))
+    if not room:
+        LOG.warning("cluster: no node has room for an engine actor of %s; the job waits for one that has", actor)
+    elif cores - min(actors, room) * actor.num_cpus < 1:
+        LOG.warning("cluster: engine actors have all %d CPU cores; the job waits for more, or take fewer actors", cores)
 
 
 def _initialise(address: str) -> None:
@@ -119,26 +137,36 @@ def _own_cores() -> int:
     return cores
 
 
-def _room(config: JobConfig, num_gpus: float) -> int:
-    """How many engine actors the nodes have room for: on their cores, and on their GPUs or in their memory."""
-    scarce, each = ("GPU", num_gpus) if num_gpus else ("memory", _memory(config))
-    # Actors of one core lose nothing where other processes take another; the threads of one actor wait for each other.
-    cores = config.num_cpus or 1
-    # GPUs are worth more than that the rest of the job has two cores beside them.
-    kept = 1 if num_gpus else _WAITING_CORES
-    return sum(min(_cores(node, kept) // cores, int(node.get(scarce, 0.0) / each)) for node in _nodes())
+@dataclass(frozen=True, slots=True)
+class _Actor:
+    """What an engine actor takes of its node; memory, in bytes, only where it is counted."""
 
+    num_gpus: float
+    num_cpus: int
+    memory: float = 0.0
 
-def _cores_per_actor(actors: int) -> int:
-    """The most cores that each of so many engine actors without GPUs can have; torch uses as many threads."""
-    cores = [_cores(node) for node in _nodes()]
-    fitting = (each for each in range(max(cores), 0, -1) if sum(of // each for of in cores) >= actors)
-    return next(fitting, 1)
+    def __str__(self) -> str:
+        return f"{self.num_gpus:g} GPUs and " * (self.num_gpus > 0) + f"{self.num_cpus} CPU cores"
 
+    def room(self, nodes: Sequence[Mapping[str, float]], kept: int) -> int:
+        """How many actors there is room for, if so many cores of each node are left to the rest of the job."""
+        return sum(self._fitting(node, kept) for node in nodes)
 
-def _cores(node: Mapping[str, float], kept: int = _WAITING_CORES) -> int:
-    """Of a node's cores those that may be engine actors': fetching and publishing have to run, too."""
-    return max(0, int(node.get("CPU", 0.0)) - kept)
+    def cores_of_each(self, nodes: Sequence[Mapping[str, float]], actors: int) -> int:
+        """The most cores that each of so many actors without GPUs can have; torch uses as many threads."""
+        most = max(int(node.get("CPU", 0.0)) for node in nodes)
+        larger = (replace(self, num_cpus=cores) for cores in range(most, 1, -1))
+        return next((actor.num_cpus for actor in larger if actor.room(nodes, _WAITING_CORES) >= actors), 1)
+
+    def _fitting(self, node: Mapping[str, float], kept: int) -> int:
+        fitting = [max(0, int(node.get("CPU", 0.0)) - kept) // self.num_cpus]
+        if self.num_gpus:
+            # Ray takes a fraction of one GPU, never of two.
+            gpus = int(node.get("GPU", 0.0))
+            fitting.append(gpus * int(1 / self.num_gpus) if self.num_gpus < 1 else gpus // int(self.num_gpus))
+        if self.memory:
+            fitting.append(int(node.get("memory", 0.0) / self.memory))
+        return min(fitting)
 
 
 def _memory(config: JobConfig) -> float:

@@ -20,7 +20,7 @@ from pipeline.counts import Counts
 from pipeline.errors import RowError
 from pipeline.stages.engine import Engine
 from tests.results import results
-from tests.small_job import photograph, pixels, write_inputs
+from tests.small_job import photograph, pixels, table, write_inputs
 from tests.stages.conftest import parts_of
 from tests.stages.stand_in import StandInEditor
 
@@ -35,7 +35,7 @@ def job(tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch) -> Job:
     """
     images, prompts = write_inputs(tmp_path / "in", {f"{i}.png": photograph(i) for i in range(2)})
 
-    def call(output: Path, *editors: StandInEditor) -> int:
+    def call(output: Path, *editors: StandInEditor, gpus: float = 0.0) -> int:
         def outcomes(plan: Any, fetch: Any, publish: Any, *words: Any) -> Iterator[Counts]:
             fetched = fetch(asked_table(plan.images, of_artifacts=False).to_pylist())
             tries = [list(parts_of(fetched, Engine(plan.config, editor))) for editor in editors]
@@ -43,8 +43,10 @@ def job(tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch) -> Job:
             yield from map(publish, parts)
 
         monkeypatch.setattr(execution, "outcomes", outcomes)
-        monkeypatch.setattr(execution, "connect", lambda config, rows: Resources(1, 0.0, 1))
-        config = JobConfig(images=images, prompts=prompts, output=str(output), model=model, batch_size=2)
+        monkeypatch.setattr(execution, "connect", lambda config, rows: Resources(1, gpus, 1))
+        # The budget is not why rows are missing.
+        files = {"images": images, "prompts": prompts, "output": str(output), "model": model}
+        config = JobConfig(**files, batch_size=2, budget_gpu_hours=10)
         with pytest.raises(typer.Exit) as ended:
             exits(lambda: run_job("run", config))
         return ended.value.exit_code
@@ -82,3 +84,17 @@ def test_a_row_that_comes_out_otherwise_on_a_second_try_is_told(
     assert job(output, StandInEditor()) == 0
     assert json.loads((output / "run.json").read_text())["state"] == "finished"
     assert results(output) == results(tmp_path / "undisturbed")
+
+
+def test_an_output_keeps_the_precision_that_it_was_begun_in(
+    job: Job, output: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where another machine would choose another, nothing is made anew, and that is said; so says the record."""
+    assert job(output, StandInEditor()) == 0
+    before = results(output)
+    assert job(output, StandInEditor(), gpus=1.0) == 0
+    assert results(output) == before
+    assert len(table(output, "edits")) == 5
+    assert json.loads((output / "run.json").read_text())["config"]["dtype"] == "float32"
+    (said,) = caplog.messages
+    assert said == "precision: float32, as this output was begun in; --dtype bfloat16 makes all of it anew"

@@ -52,5 +52,5 @@ def test_the_budget_is_shared_by_the_gpus_that_are_held() -> None:
     """Four actors on half a GPU each have half the time that one GPU has; without GPUs, actors count."""
     config = JobConfig(budget_gpu_hours=1.0)
     for gpus, hours in ((0.5, 0.5), (1.0, 0.25), (0.0, 0.25)):
-        assert abs(graph._deadline(config, Resources(4, gpus, 1)) - time.time() - hours * 3600) < 60
-    assert graph._deadline(JobConfig(), Resources(1, 1.0, 1)) == float("inf")
+        assert abs(graph.deadline_of(config, Resources(4, gpus, 1)) - time.time() - hours * 3600) < 60
+    assert graph.deadline_of(JobConfig(), Resources(1, 1.0, 1)) == float("inf")

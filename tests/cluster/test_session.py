@@ -34,18 +34,22 @@ cluster.shutdown()
 """
 
 
-def _connected(nodes: list[dict[str, Any]], jobs: list[dict[str, Any]]) -> list[tuple[int, float, int]]:
-    """Actors, and GPUs and cores of each, of jobs on a head and other nodes."""
+def _connected(
+    nodes: list[dict[str, Any]], jobs: list[dict[str, Any]]
+) -> tuple[list[tuple[int, float, int]], list[str]]:
+    """Actors, and GPUs and cores of each, of jobs on a head and other nodes; and what was said of them."""
     words = [sys.executable, "-c", _CONNECTS, json.dumps([nodes, jobs])]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found = [json.loads(line) for line in done.stdout.splitlines()]
-    return [(one["actors"], one["num_gpus"], one["num_cpus"]) for one in found]
+    said = [line for line in done.stderr.splitlines() if line.startswith("cluster: ")]
+    return [(one["actors"], one["num_gpus"], one["num_cpus"]) for one in found], said
 
 
 def _check(nodes: list[dict[str, Any]], jobs: list[tuple[dict[str, Any], tuple[int, float, int]]]) -> None:
     asked, expected = zip(*jobs, strict=True)
-    assert _connected(nodes, list(asked)) == list(expected)
+    found, _ = _connected(nodes, list(asked))
+    assert found == list(expected)
 
 
 def test_without_gpus_each_core_has_an_actor_that_fills_its_slots_and_for_which_there_is_memory() -> None:
@@ -82,6 +86,33 @@ def test_actors_on_cores_of_unequal_nodes_leave_room_for_the_rest_of_the_job() -
     )
 
 
+def test_actors_have_cores_where_there_is_memory_for_them() -> None:
+    """The cores of a node that has no memory for an actor say nothing about how large one may be."""
+    _check(
+        [{"num_cpus": 6, "memory": 9 << 30}, {"num_cpus": 34, "memory": 1 << 30}],
+        [({"rows": 1000, "slots": 128}, (2, 0, 2))],
+    )
+
+
+def test_a_job_that_would_stand_still_on_the_nodes_that_are_there_says_so() -> None:
+    """Others may join; until then nothing could be fetched, or no model loaded."""
+    _, said = _connected(
+        [{"num_cpus": 2}, {"num_cpus": 2, "num_gpus": 1}],
+        [
+            {"rows": 5, "actors": 3, "num_gpus": 0},
+            {"rows": 5, "actors": 4, "num_gpus": 0},
+            {"rows": 5, "num_cpus": 3, "num_gpus": 0},
+            {"rows": 5, "num_gpus": 2},
+            {"rows": 5},
+        ],
+    )
+    assert said == [
+        "cluster: engine actors have all 4 CPU cores; the job waits for more, or take fewer actors",
+        "cluster: no node has room for an engine actor of 3 CPU cores; the job waits for one that has",
+        "cluster: no node has room for an engine actor of 2 GPUs and 1 CPU cores; the job waits for one that has",
+    ]
+
+
 def test_each_gpu_has_an_actor_that_fills_its_slots_and_for_which_there_is_a_core() -> None:
     """Actors that share a GPU are as many as share it; one core of a node is left to the rest of the job."""
     _check(
@@ -90,6 +121,8 @@ def test_each_gpu_has_an_actor_that_fills_its_slots_and_for_which_there_is_a_cor
             ({"rows": 1000}, (5, 1, 1)),
             ({"rows": 20}, (1, 1, 1)),
             ({"rows": 1000, "num_gpus": 0.5}, (7, 0.5, 1)),
+            # No actor has parts of two GPUs.
+            ({"rows": 1000, "num_gpus": 0.6}, (5, 0.6, 1)),
             ({"rows": 1000, "actors": 8}, (8, 1, 1)),
         ],
     )
