@@ -111,15 +111,15 @@ def speed(
 def feed(
     images: Annotated[int, typer.Option(min=1, help="photographs, each with four edits")] = 64,
     preset: Annotated[str, typer.Option(help="settings by one name: fast, balanced or best")] = "balanced",
-    batch_size: Annotated[int, typer.Option(min=1, help="images that the engine is given together")] = 16,
-    actors: Annotated[
-        int | None, typer.Option(min=1, help="engines, the bare one has the cores of all; none: as in a job")
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="images that an engine is given together; none: as in a job")
     ] = None,
+    actors: Annotated[int | None, typer.Option(min=1, help="engines, and as many bare ones; none: as in a job")] = None,
     num_cpus: Annotated[int | None, typer.Option(min=1, help="CPU cores of each; none: as in a job")] = None,
     model: _Model = None,
     json_file: _Json = None,
 ) -> None:
-    """Where the time of a whole job goes, how busy its engine is, and what the job costs beyond the bare engine."""
+    """Where the time of a whole job goes, how busy its engines are, and what the job costs beyond bare engines."""
 
     def measure() -> int:
         from pipeline.bench.feed import measure_feed

@@ -1,15 +1,17 @@
-"""How well the job feeds its engine: the real Ray job over photographs, and the bare engine over the same ones."""
+"""How well the job feeds its engines: the real Ray job over photographs, and as many bare engines over the same."""
 
 from __future__ import annotations
 
 import csv
 import io
+import multiprocessing
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,14 +26,17 @@ from pipeline.cluster.session import Resources, connect
 from pipeline.cluster.spans import Span
 from pipeline.cluster.tables import asked_table
 from pipeline.config import JobConfig
+from pipeline.errors import JobError
 from pipeline.io.images import encode_png
 from pipeline.io.storage import write_bytes
-from pipeline.models.assembly import load_backbone
+from pipeline.models.assembly import placement
+from pipeline.models.grid import read_grid
 from pipeline.planning import Plan, read_plan
 from pipeline.quality.speed.machine import describe
 from pipeline.quality.speed.photographs import EDITS, Photograph, photographs
 from pipeline.stages.engine import Engine
 from pipeline.stages.history import History
+from pipeline.stages.rows import Fetched
 
 _OF_THE_ENGINE: Final = frozenset({"invert", "edit"})
 _SIDES: Final = 4  # photographs are as much larger than what the model works at, as real ones are
@@ -49,8 +54,9 @@ class FeedReport:
             the `plan`, starting `ray`, fetching the `first rows` with new workers, and with these at hand the `model`:
             the actor's own imports, and loading it.
         job_s: seconds of the whole job, from the start of its driver to its record.
-        engine_s: seconds of the bare engine: one process on the cores of all actors, or, divided by how many GPUs these
-            have, on one; the photographs at hand, nothing written.
+        engines: how many engines the job had, and as many bare ones.
+        engine_s: seconds of the bare engines: each a process on as many cores as an actor has, or on its GPU, over its
+            share of the photographs, which are at hand; nothing is written.
         stages: seconds that processes worked, by stage; they overlap. Decoding and resizing are fetching's.
         busy_share: the engine's work, as a share of the time from its first batch to the end of its last.
         overhead: what the job took beyond its start and the bare engine, as a share of the latter.
@@ -63,6 +69,7 @@ class FeedReport:
     edits: int
     startup_s: Mapping[str, float]
     job_s: float
+    engines: int
     engine_s: float
     stages: Mapping[str, float]
     busy_share: float
@@ -73,6 +80,7 @@ class FeedReport:
 
     def table(self) -> str:
         """The figures as Markdown."""
+        bare = "bare engine" if self.engines == 1 else f"{self.engines} bare engines"
         startup = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in self.startup_s.items())
         return "\n".join(
             [
@@ -84,7 +92,7 @@ class FeedReport:
                 "",
                 f"start-up: {startup}",
                 f"engine busy {self.busy_share:.1%} of the time from its first batch to its last",
-                f"job {self.job_s:.1f} s, bare engine {self.engine_s:.1f} s: {self.overhead:+.1%} beside the start-up",
+                f"job {self.job_s:.1f} s, {bare} {self.engine_s:.1f} s: {self.overhead:+.1%} beside the start-up",
             ]
         )
 
@@ -96,11 +104,10 @@ def measure_feed(images: int, config: JobConfig) -> FeedReport:
         JobError: the model cannot be loaded.
     """
     with tempfile.TemporaryDirectory() as folder:
-        loaded = load_backbone(config.model)
-        photos = photographs(images, _SIDES * loaded.side)
+        photos = photographs(images, _SIDES * read_grid(config.model, config.max_side).side)
         config = _written(photos, Path(folder), config)
         job = _run_job(config, Path(folder) / "spans")
-        engine_s = _run_engine(job.plan, job.resources)
+        machine, engine_s = _run_engines(job.plan, job.resources)
     first = next(span for span in job.spans if span.stage in _OF_THE_ENGINE)
     load_s = next(span for span in job.spans if (span.stage, span.process) == (spans.LOAD, first.process)).seconds
     imports_s = _imports_s()
@@ -113,13 +120,14 @@ def measure_feed(images: int, config: JobConfig) -> FeedReport:
     }
     job_s = imports_s + job.ended - job.began
     return FeedReport(
-        machine=describe(loaded.device, loaded.dtype),
-        model=loaded.fingerprint,
+        machine=machine,
+        model=job.plan.fingerprint,
         preset=config.preset,
         images=images,
         edits=job.plan.edits,
         startup_s=startup_s,
         job_s=job_s,
+        engines=job.resources.actors,
         engine_s=engine_s,
         stages=_by_stage(job.spans),
         busy_share=_busy_share(job.spans),
@@ -150,9 +158,9 @@ def _run_job(config: JobConfig, noted: Path) -> _Job:
         connected = time.time()
         try:
             counts = execute(plan, lambda _: None)
+            ended = time.time()
         finally:
             ray.shutdown()
-        ended = time.time()
     assert counts.inverted == len(plan.images), counts
     assert counts.edited == plan.edits, counts
     return _Job(plan, resources, spans.read(noted), began, planned, connected, ended)
@@ -165,21 +173,52 @@ def _imports_s() -> float:
     return float(done.stdout) - began
 
 
-def _run_engine(plan: Plan, resources: Resources) -> float:
-    """Seconds of one engine over what a first run fetches, with the cores of all actors; of GPUs it has one."""
+def _run_engines(plan: Plan, resources: Resources) -> tuple[str, float]:
+    """What an engine runs on, and seconds of as many as the job has, over what a first run fetches.
+
+    They begin when all are loaded.
+    """
     config = plan.config.model_copy(update={"dtype": resources.dtype, "output": f"{plan.output}-of-nobody"})
     asked = asked_table(plan.images, of_artifacts=False).to_pylist()
     rows = fetch_of(replace(plan, config=config), History())(asked)
-    if not resources.num_gpus:
-        torch.set_num_threads(resources.num_cpus * resources.actors)
-    engine = Engine.loaded(config, resources.device, None, apart=None)
-    batch_size = shared_batch_size(len(rows), resources.actors, config)
+    size = shared_batch_size(len(rows), resources.actors, config)
+    batches = [rows[start : start + size] for start in range(0, len(rows), size)]
+    spawning = multiprocessing.get_context("spawn")
+    loaded, took = spawning.Barrier(resources.actors), spawning.SimpleQueue()
+    engines = [
+        spawning.Process(target=_engine, args=(config, resources, i, batches[i :: resources.actors], loaded, took))
+        for i in range(resources.actors)
+    ]
+    for engine in engines:
+        engine.start()
+    for engine in engines:
+        engine.join()
+        if engine.exitcode:
+            raise JobError(f"bench: a bare engine ended with exit code {engine.exitcode}")
+    told: list[tuple[float, str]] = [took.get() for _ in engines]
+    seconds, machine = max(told)
+    return machine, seconds
+
+
+def _engine(
+    config: JobConfig, resources: Resources, number: int, batches: list[list[Fetched]], loaded: Barrier, took: Any
+) -> None:
+    """One engine's process: its seconds over its batches, and what it ran on, to `took`."""
+    if resources.device is None:
+        torch.cuda.set_device(int(number * resources.num_gpus))
+    else:
+        torch.set_num_threads(resources.num_cpus)
+    try:
+        engine = Engine.loaded(config, resources.device, None, apart=None)
+    except BaseException:
+        loaded.abort()  # the others would wait for ever
+        raise
+    loaded.wait()
     began = time.perf_counter()
-    for start in range(0, len(rows), batch_size):
-        for _ in engine(rows[start : start + batch_size]):
+    for batch in batches:
+        for _ in engine(batch):
             pass
-    seconds = time.perf_counter() - began
-    return seconds / (resources.actors * resources.num_gpus or 1)
+    took.put((time.perf_counter() - began, describe(*placement(resources.device, config.dtype))))
 
 
 def _by_stage(noted: Sequence[Span]) -> dict[str, float]:

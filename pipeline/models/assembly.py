@@ -60,7 +60,11 @@ def load_backbone(
         _fuse(pipeline, text, resolve_lora(text))
     if preview_vae is not None:
         pipeline.vae = _tiny_autoencoder(preview_vae, pipeline.vae)
-    return _class(FAMILIES[kind])(pipeline, name, fingerprint, *placement(device, dtype))
+    placed, precision = placement(device, dtype)
+    try:
+        return _class(FAMILIES[kind])(pipeline, name, fingerprint, placed, precision)
+    except RuntimeError as error:  # its device is broken, or has too little memory: no row is to blame
+        raise JobError(f"model {name}: {placed}: {_line(error)}") from error
 
 
 def placement(device: str | None = None, dtype: str | None = None) -> tuple[torch.device, torch.dtype]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -73,10 +75,21 @@ def _copied(what: str, uri: str, index: str) -> Path:
     try:
         target = _CACHE / hashlib.sha256(uri.rstrip("/").encode()).hexdigest()[:24] / folder_version(uri)
         if not (target / index).exists():
-            copy_folder(uri, target)
-    except StorageError as error:
+            with _alone(target):
+                if not (target / index).exists():
+                    copy_folder(uri, target)
+    except (StorageError, OSError) as error:
         raise JobError(f"{what} {uri}: {error}") from error
     return target
+
+
+@contextmanager
+def _alone(target: Path) -> Iterator[None]:
+    """As the only process of this machine: the actors of its GPUs all begin with the same model at the same time."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with target.with_name(f".{target.name}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # until it is closed, or this process ends
+        yield
 
 
 def _from_hub(what: str, name: str, index: str) -> Path:

@@ -179,3 +179,10 @@ def test_an_autoencoder_of_other_latents_is_refused(folders: dict[str, Path], tm
         load_backbone(str(folders["sd1"]), "cpu", preview_vae=str(folder))
     with pytest.raises(JobError, match=r"preview_vae .*expected the weights of AutoencoderTiny"):
         load_backbone(str(folders["sd1"]), "cpu", preview_vae=str(folders["sd1"] / "vae"))
+
+
+@pytest.mark.skipif(torch.backends.mps.is_built(), reason="this build of torch has the device")
+def test_a_device_that_is_not_usable_is_the_models_error() -> None:
+    """One line, which ends the job: no row is to blame."""
+    with pytest.raises(JobError, match=r"^model bundled: mps: .*mps"):
+        load_backbone(None, "mps")
