@@ -117,7 +117,9 @@ class Backbone(abc.ABC):
 
     @cached_property
     def _embedded(self) -> Callable[[str], Tensor]:
-        return lru_cache(max(1, _PROMPTS_KEPT // self._embed("").nbytes))(self._embed)
+        empty = self._embed("")  # which every call has
+        kept = lru_cache(max(1, _PROMPTS_KEPT // empty.nbytes))(self._embed)
+        return lambda prompt: kept(prompt) if prompt else empty
 
     @property
     def _tokenizer(self) -> Any:

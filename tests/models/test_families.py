@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler
+from safetensors.torch import load_file, save_file
 
 from pipeline.diffusion.control import Control
 from pipeline.diffusion.guidance import guided
@@ -171,7 +172,7 @@ def test_a_row_does_not_depend_on_its_batch_mates(name: str, models: dict[str, B
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-@pytest.mark.parametrize("name", UNTRAINED)
+@pytest.mark.parametrize("name", [*UNTRAINED, "bundled"])
 def test_half_precision_stays_finite(
     name: str, dtype: str, folders: dict[str, Path], models: dict[str, Backbone]
 ) -> None:
@@ -316,6 +317,32 @@ def test_other_weights_are_another_model(name: str, folders: dict[str, Path], tm
     """Equal weights in another place are the same."""
     same, other = (model_fingerprint(str(FOLDERS[name](tmp_path / str(seed), seed=seed))) for seed in (0, 1))
     assert same == model_fingerprint(str(folders[name])) != other
+
+
+def test_one_other_weight_makes_the_bundled_model_another(tmp_path: Path) -> None:
+    """In whichever of its networks."""
+    shutil.copytree(BUNDLED_MODEL, tmp_path / "copy")
+    path = next((tmp_path / "copy" / "unet").glob("*.safetensors"))
+    weights = load_file(path)
+    weights[min(weights)].view(-1)[0] += 1
+    save_file(weights, path, metadata={"format": "pt"})
+    assert model_fingerprint(str(tmp_path / "copy")) != model_fingerprint(None)
+
+
+@pytest.mark.parametrize("name", UNTRAINED)
+def test_a_text_is_encoded_once(name: str, folders: dict[str, Path]) -> None:
+    """By each encoder, however many rows and calls have it."""
+    model, seen = load_backbone(str(folders[name]), "cpu"), list[str]()
+    encoders = {part: network for part, network in model._pipeline.components.items() if "text_encoder" in part}
+    for part, network in encoders.items():
+        if network is not None:
+            network.register_forward_hook(lambda *_, part=part: seen.append(part))
+    once = model.encode_prompts(["", TARGET])
+    assert len(seen) == 2 * len(set(seen)) > 0
+    again = model.encode_prompts([SOURCE, TARGET, "", SOURCE, TARGET])
+    assert len(seen) == 3 * len(set(seen))
+    for i, embedding in ((1, once[1]), (2, once[0]), (3, again[0]), (4, once[1])):
+        assert torch.equal(again[i], embedding)
 
 
 def test_an_unknown_family_is_refused(tmp_path: Path) -> None:
