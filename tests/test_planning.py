@@ -131,6 +131,13 @@ def test_rows_that_are_silent_ask_for_the_jobs_defaults(tmp_path: Path) -> None:
         RowDefaults.model_validate({"strength": [0.5, 0.5]})
 
 
+def test_parts_of_several_gpus_are_refused() -> None:
+    """Ray gives an actor a part of one, or several whole ones."""
+    assert [JobConfig(num_gpus=gpus).num_gpus for gpus in (0, 0.3, 1, 2)] == [0, 0.3, 1, 2]
+    with pytest.raises(ValueError, match=r"expected a part of 1, or a whole number; got 1\.5"):
+        JobConfig(num_gpus=1.5)
+
+
 def test_planning_needs_no_torch(tmp_path: Path) -> None:
     """Also where LoRA weights and another autoencoder make another model of it."""
     (tmp_path / "a.safetensors").write_bytes(b"weights")

@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from multiprocessing.connection import wait
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any, Final
@@ -186,15 +187,20 @@ def _run_engines(plan: Plan, resources: Resources) -> tuple[str, float]:
     spawning = multiprocessing.get_context("spawn")
     loaded, took = spawning.Barrier(resources.actors), spawning.SimpleQueue()
     engines = [
-        spawning.Process(target=_engine, args=(config, resources, i, batches[i :: resources.actors], loaded, took))
+        spawning.Process(
+            target=_engine, args=(config, resources, i, batches[i :: resources.actors], loaded, took), daemon=True
+        )
         for i in range(resources.actors)
     ]
     for engine in engines:
         engine.start()
-    for engine in engines:
-        engine.join()
-        if engine.exitcode:
-            raise JobError(f"bench: a bare engine ended with exit code {engine.exitcode}")
+    at_work = {engine.sentinel: engine for engine in engines}
+    while at_work:
+        for ended in wait(list(at_work)):
+            assert isinstance(ended, int)
+            # Whoever dies over its model leaves the others waiting.
+            if code := at_work.pop(ended).exitcode:
+                raise JobError(f"bench: a bare engine ended with exit code {code}")
     told: list[tuple[float, str]] = [took.get() for _ in engines]
     seconds, machine = max(told)
     return machine, seconds
@@ -205,14 +211,10 @@ def _engine(
 ) -> None:
     """One engine's process: its seconds over its batches, and what it ran on, to `took`."""
     if resources.device is None:
-        torch.cuda.set_device(int(number * resources.num_gpus))
+        torch.cuda.set_device(number)
     else:
         torch.set_num_threads(resources.num_cpus)
-    try:
-        engine = Engine.loaded(config, resources.device, None, apart=None)
-    except BaseException:
-        loaded.abort()  # the others would wait for ever
-        raise
+    engine = Engine.loaded(config, resources.device, None, apart=None)
     loaded.wait()
     began = time.perf_counter()
     for batch in batches:

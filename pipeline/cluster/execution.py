@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Final
 
 from pipeline.asking import Asking
 from pipeline.cluster import metrics
@@ -20,7 +20,7 @@ from pipeline.errors import CODES, JobError
 from pipeline.events import LOG, tell_missing_scores
 from pipeline.io.artifacts import write_rows
 from pipeline.io.lease import Fence, held
-from pipeline.io.outcomes import committed_edits, committed_inversions, current_failures
+from pipeline.io.outcomes import committed_edits, committed_inversions, current_failures, has_inversions
 from pipeline.io.run_record import read_record
 from pipeline.io.sources import remembered
 from pipeline.keys import sha256_hex
@@ -30,6 +30,9 @@ from pipeline.records import Refusal
 from pipeline.stages.fetch import Committed, Fetch
 from pipeline.stages.history import History
 from pipeline.stages.publish import Identity, Publish
+
+# By so much may clocks of a cluster differ, by which actors know that their time is over, and the driver that it was.
+_CLOCKS_SECONDS: Final = 5.0
 
 
 def execute(
@@ -55,12 +58,15 @@ def execute(
         failures = current_failures(plan.output)
         counts, deadline = _record_refusals(plan, History(failures), fence), math.inf
         if resources is not None:
+            history = History(failures, insist=insist)
+            fetch = fetch_of(plan, history)
+            publish = Publish(plan.config, Identity(plan.fingerprint, version("relatent")), history, fence)
             deadline = deadline_of(plan.config, resources)
-            made = _made(plan, History(failures, insist=insist), fence, resources, deadline, load)
+            made = outcomes(plan, fetch, publish, resources, deadline, load)
             counts = _added_up(plan, made, counts, on_progress)
         if rest := left(plan, counts):
             # Like an interrupted run's, its record does not say that it is finished.
-            if time.time() > deadline and min(rest) >= 0:
+            if time.time() > deadline - _CLOCKS_SECONDS and min(rest) >= 0:
                 return counts
             raise _unaccounted(plan, counts)
         record_end(plan, fence, counts)
@@ -82,25 +88,16 @@ def _unaccounted(plan: Plan, counts: Counts) -> JobError:
 def _with_precision(plan: Plan, resources: Resources | None) -> Plan:
     """The plan with its network's precision, which enters the keys, and so is settled before any key is made.
 
-    Where the job names none it is that of the output's last run: on a machine that has another, because it has no GPU,
-    or none yet, all would be made anew.
+    Where the job names none it is that of the output's last run, if it holds results: on a machine that has another,
+    because it has no GPU, or none yet, all would be made anew.
     """
     if plan.config.dtype is not None:
         return plan
-    record = read_record(plan.output)
+    record = read_record(plan.output) if has_inversions(plan.output) else None
     before, here = record and record.config.get("dtype"), resources and resources.dtype
     if before and here and before != here:
-        LOG.warning("precision: %s, as this output was begun in; --dtype %s makes all of it anew", before, here)
+        LOG.warning("precision: %s, as in this output's last run; --dtype %s makes all of it anew", before, here)
     return dataclasses.replace(plan, config=plan.config.model_copy(update={"dtype": before or here}))
-
-
-def _made(
-    plan: Plan, history: History, fence: Fence, resources: Resources, deadline: float, load: LoadEngine
-) -> Iterator[Counts]:
-    fetch = fetch_of(plan, history)
-    identity = Identity(plan.fingerprint, version("relatent"))
-    publish = Publish(plan.config, identity, history, fence)
-    return outcomes(plan, fetch, publish, resources, deadline, load)
 
 
 def _added_up(plan: Plan, made: Iterable[Counts], counts: Counts, on_progress: Callable[[Counts], None]) -> Counts:

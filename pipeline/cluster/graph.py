@@ -119,11 +119,12 @@ def outcomes(
 def shared_batch_size(rows: int, actors: int, config: JobConfig) -> int:
     """How many images an actor is given at a time: as many as the job says, or fewer where the job then ends sooner.
 
-    Batches fill the slots, since a few rows take a call of the network nearly as long as all slots do.
+    Fewer are still some fills of the slots, since a few rows take a call of the network nearly as long as a fill does.
     """
-    sizes = range(max(config.slots, config.batch_size // config.slots * config.slots), 0, -config.slots)
+    fills = range(config.batch_size // config.slots * config.slots, 0, -config.slots)
+    sizes: list[int] = [config.batch_size, *fills]
     most = {size: _most_of_an_actor(rows, actors, size) for size in sizes}
-    return min(config.batch_size, next(size for size in sizes if most[size] <= _NEARLY * min(most.values())))
+    return next(size for size in sizes if most[size] <= _NEARLY * min(most.values()))
 
 
 def _most_of_an_actor(rows: int, actors: int, size: int) -> int:

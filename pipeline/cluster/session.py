@@ -61,7 +61,7 @@ class Resources:
 def connect(config: JobConfig, rows: int) -> Resources:
     """Join the cluster at `config.address` or `RAY_ADDRESS`, else start one on this machine, for so many images.
 
-    Says so where actors wait for nodes that a joined cluster has not.
+    Says so where a joined cluster has no room for any actor, or none for anything but actors.
 
     Raises:
         JobError: there is no such cluster, or a local one that could never hold the actors.
@@ -154,8 +154,10 @@ class _Actor:
 
     def cores_of_each(self, nodes: Sequence[Mapping[str, float]], actors: int) -> int:
         """The most cores that each of so many actors without GPUs can have; torch uses as many threads."""
+        # Where memory is reckoned too small for so many, they are made all the same, and cores count alone.
+        like = self if self.room(nodes, _WAITING_CORES) >= actors else replace(self, memory=0.0)
         most = max(int(node.get("CPU", 0.0)) for node in nodes)
-        larger = (replace(self, num_cpus=cores) for cores in range(most, 1, -1))
+        larger = (replace(like, num_cpus=cores) for cores in range(most, 1, -1))
         return next((actor.num_cpus for actor in larger if actor.room(nodes, _WAITING_CORES) >= actors), 1)
 
     def _fitting(self, node: Mapping[str, float], kept: int) -> int:

@@ -114,6 +114,11 @@ def committed_inversions(output: str) -> InversionIndex:
     return InversionIndex(*_index(table.take(newest(table, "inversions", IDENTITY["inversions"])), "inversions"), rows)
 
 
+def has_inversions(output: str) -> bool:
+    """Whether an output holds any artifact."""
+    return bool(storage.list_files(storage.join(output, "inversions"), ".parquet"))
+
+
 def committed_slots(output: str) -> tuple[set[str], Mapping[str, Mapping[tuple[str, float], str]]]:
     """What is there under the names that manifests use, whatever the bytes and settings were.
 

@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -88,7 +88,8 @@ def _alone(target: Path) -> Iterator[None]:
     """As the only process of this machine: the actors of its GPUs all begin with the same model at the same time."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with target.with_name(f".{target.name}.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # until it is closed, or this process ends
+        with suppress(OSError):  # some network file systems lock nothing: then each copies for itself
+            fcntl.flock(file, fcntl.LOCK_EX)  # until it is closed, or this process ends
         yield
 
 

@@ -86,7 +86,7 @@ class Wanted:
 
 
 def _keys(plan: Plan, image_sha256: str, source_prompt: str) -> Iterable[str]:
-    """The keys that an image's artifact may have: a job that names no precision takes its cluster's."""
+    """The keys that an image's artifact may have: a job that names no precision has its output's or cluster's."""
     config: JobConfig = plan.config
     for dtype in _PRECISIONS if config.dtype is None else (config.dtype,):
         yield content_key(

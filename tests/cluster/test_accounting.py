@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -86,9 +87,7 @@ def test_a_row_that_comes_out_otherwise_on_a_second_try_is_told(
     assert results(output) == results(tmp_path / "undisturbed")
 
 
-def test_an_output_keeps_the_precision_that_it_was_begun_in(
-    job: Job, output: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_output_keeps_its_precision(job: Job, output: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Where another machine would choose another, nothing is made anew, and that is said; so says the record."""
     assert job(output, StandInEditor()) == 0
     before = results(output)
@@ -97,4 +96,13 @@ def test_an_output_keeps_the_precision_that_it_was_begun_in(
     assert len(table(output, "edits")) == 5
     assert json.loads((output / "run.json").read_text())["config"]["dtype"] == "float32"
     (said,) = caplog.messages
-    assert said == "precision: float32, as this output was begun in; --dtype bfloat16 makes all of it anew"
+    assert said == "precision: float32, as in this output's last run; --dtype bfloat16 makes all of it anew"
+
+
+def test_a_run_that_made_nothing_has_no_say_in_the_precision(job: Job, output: Path) -> None:
+    """As one that was interrupted before the GPUs had joined."""
+    assert job(output, StandInEditor()) == 0
+    for folder in ("inversions", "edits"):
+        shutil.rmtree(output / folder)
+    assert job(output, StandInEditor(), gpus=1.0) == 0
+    assert json.loads((output / "run.json").read_text())["config"]["dtype"] == "bfloat16"

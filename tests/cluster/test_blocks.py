@@ -48,3 +48,9 @@ def test_a_plan_is_shared_by_all_actors(rows: int, actors: int, batch_size: int)
     """The last to end ends as soon as batches that fill slots allow, and no batch is larger than the job says."""
     assert graph.shared_batch_size(rows, actors, JobConfig(batch_size=32, slots=16)) == batch_size
     assert graph.shared_batch_size(rows, actors, JobConfig(batch_size=3, slots=16)) == 3
+
+
+def test_a_batch_size_between_fills_is_taken_where_nothing_is_gained_by_another() -> None:
+    """Else it is rounded down to what fills the slots."""
+    sizes = [graph.shared_batch_size(rows, 2, JobConfig(batch_size=24, slots=16)) for rows in (1000, 60)]
+    assert sizes == [24, 16]

@@ -69,6 +69,9 @@ def test_without_gpus_each_core_has_an_actor_that_fills_its_slots_and_for_which_
             # Rows at once, and their size, take the memory: the bundled model works at 64 pixels.
             ({"rows": 1000, "slots": 128}, (2, 0, 2)),
             ({"rows": 1000, "max_side": 192}, (2, 0, 2)),
+            # Who wants more, or where there is memory for none, has the cores in any case.
+            ({"rows": 1000, "slots": 128, "actors": 4}, (4, 0, 1)),
+            ({"rows": 1000, "max_side": 960}, (1, 0, 4)),
         ],
     )
 

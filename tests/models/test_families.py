@@ -319,10 +319,11 @@ def test_other_weights_are_another_model(name: str, folders: dict[str, Path], tm
     assert same == model_fingerprint(str(folders[name])) != other
 
 
-def test_one_other_weight_makes_the_bundled_model_another(tmp_path: Path) -> None:
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+def test_one_other_weight_makes_the_bundled_model_another(part: str, tmp_path: Path) -> None:
     """In whichever of its networks."""
     shutil.copytree(BUNDLED_MODEL, tmp_path / "copy")
-    path = next((tmp_path / "copy" / "unet").glob("*.safetensors"))
+    path = next((tmp_path / "copy" / part).glob("*.safetensors"))
     weights = load_file(path)
     weights[min(weights)].view(-1)[0] += 1
     save_file(weights, path, metadata={"format": "pt"})
