@@ -6,8 +6,8 @@ import math
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+from functools import cached_property
+from typing import TYPE_CHECKING, Final, Protocol, cast
 
 import pyarrow as pa
 import ray
@@ -185,7 +185,7 @@ def _fetching(
     def run(table: pa.Table) -> Iterator[pa.Table]:
         if time.time() > deadline:
             return
-        fetch: Fetch = _at_hand(stored)
+        fetch: Fetch = ray.get(stored)
         rows = cast("list[Asked]", table.to_pylist())
         with (
             metrics.stage("fetch"),
@@ -216,12 +216,6 @@ def _fetching(
     return run
 
 
-@lru_cache(maxsize=2)  # as many as a worker has stages: fetching and publishing
-def _at_hand(stored: ray.ObjectRef[Any]) -> Any:
-    """What was stored, read once by each process: of an output with many failures it takes a while."""
-    return ray.get(stored)
-
-
 def _publishing(publish: Publish, run_id: str, *, log: bool) -> Callable[[pa.Table], pa.Table]:
     """Publishing as a function from tables of parts to tables of their counts, and their events; stored once."""
     stored = ray.put(publish)
@@ -229,7 +223,7 @@ def _publishing(publish: Publish, run_id: str, *, log: bool) -> Callable[[pa.Tab
     def run(table: pa.Table) -> pa.Table:
         parts = cast("list[list[Made]]", table[PART].to_pylist())
         with metrics.stage("publish"), events.collected(wanted=log) as told:
-            counts = [dump(published(_at_hand(stored), part)) for part in parts]
+            counts = [dump(published(ray.get(stored), part)) for part in parts]
         # All that the table's parts tell stands beside the first of them.
         return pa.table(
             {"counts": counts, "events": [told if i == 0 else [] for i in range(len(counts))]}, schema=_TOLD
