@@ -134,7 +134,7 @@ class JobConfig(Settings):
         32,
         ge=1,
         le=4096,
-        description="images that an actor is given, and commits, together; fewer where other actors would have none",
+        description="images that an actor is given, and commits, together; fewer where the job then ends sooner",
     )
     slots: int = Field(
         16, ge=1, le=4096, description="images or edits in the network together; halved where its memory is too small"
