@@ -14,7 +14,9 @@ from jobs.exits import DONE, exits
 from jobs.options import read_config
 from pipeline.errors import JobError
 
-bench = typer.Typer(help="Measure quality and speed on the catalogue's held-out scenes.", no_args_is_help=True)
+bench = typer.Typer(
+    help="Measure quality and speed on the catalogue's held-out scenes.", no_args_is_help=True, add_completion=False
+)
 bench.command()(piebench)
 
 _Json = Annotated[Path | None, typer.Option("--json", help="also write the figures to this file")]

@@ -5,10 +5,8 @@ from __future__ import annotations
 import re
 
 import yaml
-from typer.core import TyperGroup
-from typer.main import get_command
 
-from jobs.cli import relatent
+from jobs.cli import COMMANDS, imported
 from pipeline.cluster import metrics
 from pipeline.config import JobConfig
 from pipeline.errors import CODES
@@ -43,13 +41,7 @@ def test_metrics_codes_columns_and_values_that_it_names_exist() -> None:
 
 def test_commands_and_flags_that_it_names_exist() -> None:
     """A flag behind a command is that command's, one by itself some command's; other programs' are theirs."""
-    group = get_command(relatent)
-    assert isinstance(group, TyperGroup)
-    options = {
-        name: {flag for parameter in command.params for flag in parameter.opts}
-        for name, command in group.commands.items()
-        if not isinstance(command, TyperGroup)
-    }
+    options = {name: {flag for option in imported(name).params for flag in option.opts} for name in COMMANDS}
     named = 0
     for span in SPANS:
         program, *words = span.split()
