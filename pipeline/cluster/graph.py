@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, Protocol, cast
 import pyarrow as pa
 import ray
 import ray.data
+import ray.data._internal.execution.streaming_executor_state as executor_state
 import ray.exceptions
 
 from pipeline.cluster import events, metrics, spans
@@ -42,6 +43,8 @@ _TASK_ROWS: Final = 2048
 _TASKS: Final = 32  # that small plans are cut into, if they have as many batches
 # Sharing out more evenly is not worth smaller batches, in which slots are refilled less, for less than this.
 _NEARLY: Final = 1.05
+# Ray looks so often whether it has something to do, while any task runs; ten times a second took 5 % of a core.
+_LOOK_SECONDS: Final = 0.25
 _TOLD: Final = pa.schema([("counts", pa.string()), ("events", pa.list_(pa.string()))])
 
 
@@ -163,6 +166,8 @@ def _configure() -> None:
     context.execution_no_progress_timeout_s = _NO_PROGRESS_SECONDS
     # An actor loads its model with its first rows, so one that dies before them was killed: by a spot machine's end.
     context.max_consecutive_actor_init_deaths = _INIT_DEATHS
+    # No setting of the context, nor one of the environment's, says this.
+    executor_state.WAIT_FOR_TASK_COMPLETION_TIMEOUT_S = _LOOK_SECONDS
 
 
 def deadline_of(config: JobConfig, resources: Resources) -> float:

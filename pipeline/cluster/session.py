@@ -27,6 +27,14 @@ from pipeline.models.loading import weights_bytes
 _WAITING_CORES: Final = 2
 # Microseconds of CPU time in each of so many, of a container (cgroup-v2's cpu.max).
 _QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")
+# A local cluster's own processes look for logs that nobody asked for, report what the machine does, and time their own
+# events: 3.5 % of a core, which the model needs (infra/decisions/0023).
+_QUIET: Final = {
+    "LOG_NAME_UPDATE_INTERVAL_S": "60",
+    "RAY_LOG_MONITOR_MANY_FILES_THRESHOLD": "0",  # the interval is for more files than these
+    "RAY_event_stats": "0",
+    "REPORTER_UPDATE_INTERVAL_MS": "60000",
+}
 # What an engine actor on CPUs takes, reckoned: its libraries, its model's weights, and for a fit of 16 rows at the
 # model's own size some multiple of these (infra/decisions/0023).
 _LIBRARIES_BYTES: Final = 1 << 30
@@ -107,6 +115,8 @@ def _initialise(address: str) -> None:
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         # By default workers yield to whatever else runs here: beside a busy process a job stood still for minutes.
         os.environ.setdefault("RAY_worker_niceness", "0")
+        for name, value in _QUIET.items():
+            os.environ.setdefault(name, value)
         local = {"num_cpus": _own_cores() + _WAITING_CORES, "include_dashboard": False}
     try:
         with _sigterm_kept():
