@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 
 import torch
 
-from pipeline.diffusion.composite import composite_pixels
-from pipeline.diffusion.pixels import Pixels, as_tensor, to_bytes
+from pipeline.composite import composite
+from pipeline.diffusion.pixels import as_tensor
 from pipeline.errors import JobError, RowError
 from pipeline.inversion import Inversion, invert_batch, restore_batch
 from pipeline.io.images import resize
@@ -21,6 +21,7 @@ from pipeline.memory import is_out_of_memory
 from pipeline.models.assembly import load_backbone
 from pipeline.models.backbone import Backbone
 from pipeline.models.families import lacking
+from pipeline.pixels import Pixels, as_levels
 from pipeline.records import MAX_GUIDANCE, MAX_STRENGTH, MAX_WEIGHT, MIN_STRENGTH, MIN_WEIGHT, joined
 from pipeline.settings import EditSettings, InversionSettings
 from pipeline.synthesis import EditRequest, Synthesis, edit_batch
@@ -274,13 +275,12 @@ class Editor:
 
 def published(synthesis: Synthesis, original: Pixels | None, settings: EditSettings) -> Pixels:
     """The output's pixels: composited into the original, or the bare edit at the working size."""
-    edited, reconstruction, mask = map(torch.from_numpy, (synthesis.edited, synthesis.reconstruction, synthesis.mask))
     if settings.composite == "none":
-        return to_bytes(edited).numpy()
+        return as_levels(synthesis.edited)
     if original is None:
         raise JobError("composite: expected the inversion's original image; got none (composite='none' needs none)")
-    whole = torch.from_numpy(original)
-    return composite_pixels(whole, edited, reconstruction, mask, keeps_shape=synthesis.keeps_shape).numpy()
+    made = synthesis.edited, synthesis.reconstruction, synthesis.mask
+    return composite(original, *made, keeps_shape=synthesis.keeps_shape)
 
 
 def _grouped(kinds: Sequence[Any], run: Callable[[list[int]], list[_T]]) -> list[_T]:

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from pipeline.diffusion.pixels import Pixels
 from pipeline.errors import RowError
 from pipeline.methods import METHODS
 from pipeline.methods.base import Inverted, Task
 from pipeline.methods.refinement import inverted
 from pipeline.models.backbone import Backbone
+from pipeline.pixels import Pixels
 from pipeline.settings import InversionSettings
 
 

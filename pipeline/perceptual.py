@@ -8,9 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Final, TypeVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -18,10 +16,9 @@ from pipeline.config import ScoreWeights
 from pipeline.errors import JobError
 from pipeline.models.lpips import Lpips
 from pipeline.models.vision import Clip, VisionKeys
+from pipeline.pixels import Pixels
 
 _T = TypeVar("_T")
-Pixels = NDArray[np.uint8]
-
 # What DINO was trained on.
 _MEAN: Final = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
 _STD: Final = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)

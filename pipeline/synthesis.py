@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.diffusion.mask import feather, grow
-from pipeline.diffusion.pixels import Pixels
 from pipeline.diffusion.schedule import NoiseSchedule
 from pipeline.errors import RowError
 from pipeline.inversion import Inversion, stacked
@@ -21,6 +20,7 @@ from pipeline.methods.base import Method
 from pipeline.methods.editing import Conditions, automatic_mask, edit_latents
 from pipeline.methods.holding import Images
 from pipeline.models.backbone import Backbone
+from pipeline.pixels import Pixels
 from pipeline.records import Deltas
 from pipeline.settings import EditSettings
 

@@ -13,7 +13,7 @@ import pytest
 
 ROOT: Final = Path(__file__).parent.parent
 
-LEAVES: Final = {"errors", "events", "records", "keys", "memory", "settings", "config", "words"}
+LEAVES: Final = {"errors", "events", "records", "keys", "memory", "settings", "config", "words", "pixels"}
 
 # Part → the parts of ours that it may import. A part is a module or package in pipeline/, or jobs; every part may
 # import itself and the leaves, and only jobs may import jobs.
@@ -48,14 +48,15 @@ ARROWS: Final[dict[str, set[str]]] = {
         "quality",
     },
     "cluster": {"stages", "planning", "asking", "counts", "io", "models"},
-    "stages": {"asking", "counts", "editor", "inversion", "synthesis", "perceptual", "io", "diffusion"},
+    "stages": {"asking", "composite", "counts", "editor", "inversion", "synthesis", "perceptual", "io", "diffusion"},
     "upkeep": {"planning", "asking", "stages", "io"},
     "planning": {"asking", "counts", "io", "models"},
     "asking": {"io"},
     "counts": set(),
     "estimate": {"cost", "planning", "io"},
     "cost": set(),
-    "editor": {"inversion", "synthesis", "models", "diffusion", "io"},
+    "composite": set(),
+    "editor": {"composite", "inversion", "synthesis", "models", "diffusion", "io"},
     "inversion": {"methods", "models", "diffusion"},
     "synthesis": {"inversion", "methods", "models", "diffusion"},
     "perceptual": {"models"},
@@ -79,7 +80,7 @@ IMPORTERS: Final[dict[str, set[str]]] = {
     "fsspec": {"io"},
     "s3fs": {"io"},
     "pyarrow": {"bench", "cluster", "io"},
-    "PIL": {"io", "demo"},
+    "PIL": {"composite", "io", "demo"},
     "matplotlib": {"bench", "demo", "quality"},
     "typer": {"jobs"},
     "rich": {"jobs"},
@@ -89,6 +90,8 @@ IMPORTERS: Final[dict[str, set[str]]] = {
 LIBRARIES: Final[dict[str, set[str]]] = {
     "diffusion": {"torch", "numpy"},
     "methods": {"torch"},
+    "composite": {"numpy", "PIL"},
+    "pixels": {"numpy"},
     "jobs": {"typer", "rich", "yaml", "pydantic"},
     "errors": set(),
     "events": set(),
@@ -176,4 +179,11 @@ def test_the_engine_runs_without_ray() -> None:
     modules = [m for m in map(_module, _sources()) if _part(m) not in {"bench", "cluster", "jobs"}]
     code = "import sys, importlib; sys.modules['ray'] = None\nfor m in sys.argv[1:]: importlib.import_module(m)"
     done = subprocess.run([sys.executable, "-c", code, *modules], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_photographs_are_fetched_and_pictures_published_without_torch() -> None:
+    """There are several such processes on each node, in which it would take seconds to import, and memory."""
+    code = "import sys; sys.modules['torch'] = None\nimport pipeline.stages.fetch, pipeline.stages.publish"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -12,7 +12,6 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.diffusion.composite import composite
 from pipeline.editor import Editor
 from pipeline.errors import RowError
 from pipeline.methods import METHODS
@@ -169,14 +168,6 @@ def test_outside_a_given_mask_the_original_stays(editor: Editor) -> None:
     inversions = editor.invert([image], source_prompts=SOURCE, settings=SETTINGS["prompt-tuning"])
     [[output]] = editor.edit(inversions, prompt=TARGET, masks=[mask], guidance_scale=8.0)
     assert np.array_equal(np.asarray(output)[:, :24], image[:, :24])
-
-
-def test_a_composite_without_an_edit_is_the_original() -> None:
-    """Where edit and reconstruction agree, the autoencoder's own error does not show."""
-    generator = torch.Generator().manual_seed(3)
-    original = torch.rand(3, 90, 70, generator=generator)
-    reconstruction = torch.rand(3, 32, 24, generator=generator)
-    assert torch.equal(composite(original, reconstruction, reconstruction, torch.ones(1, 32, 24)), original)
 
 
 def test_working_sizes_keep_area_and_aspect(editor: Editor) -> None:

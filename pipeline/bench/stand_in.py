@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from pipeline.config import JobConfig
-from pipeline.diffusion.pixels import Pixels
 from pipeline.inversion import Inversion
+from pipeline.pixels import Pixels
 from pipeline.settings import EditSettings, InversionSettings
 from pipeline.stages.engine import Engine
 from pipeline.stages.guards import GuardedEditor, InProcess

@@ -6,9 +6,6 @@ import io
 from collections.abc import Sequence
 from typing import Final
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.io.images import decode
@@ -18,6 +15,7 @@ from pipeline.io.reuse import inverted_images
 from pipeline.io.storage import StorageError, read_bytes
 from pipeline.io.tensors import unpack
 from pipeline.models.backbone import Backbone
+from pipeline.pixels import Pixels, as_levels
 from pipeline.records import PromptRow
 
 _CELL: Final = 112
@@ -26,8 +24,6 @@ _LABEL: Final = 14
 _PAPER: Final = (255, 255, 255)
 _INK: Final = (40, 40, 40)
 _MAX_PIXELS: Final = 100_000_000
-
-_Pixels = NDArray[np.uint8]
 
 
 def contact_sheet(output: str, prompts: Sequence[PromptRow], model: Backbone) -> bytes:
@@ -50,13 +46,13 @@ def contact_sheet(output: str, prompts: Sequence[PromptRow], model: Backbone) ->
     return draw_sheet(labels, cells)
 
 
-def reconstruction(tensors: bytes, model: Backbone) -> _Pixels:
+def reconstruction(tensors: bytes, model: Backbone) -> Pixels:
     """What the model makes of an artifact without any edit, at its working size."""
     pixels = model.decode_latents(unpack(tensors)["reconstruction"][None].float())[0].cpu()
-    return (pixels.permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
+    return as_levels(pixels.permute(1, 2, 0).numpy())
 
 
-def _picture(uri: str) -> _Pixels | None:
+def _picture(uri: str) -> Pixels | None:
     try:
         return decode(read_bytes(uri), _MAX_PIXELS).pixels
     except StorageError as error:
@@ -67,7 +63,7 @@ def _picture(uri: str) -> _Pixels | None:
 
 def draw_sheet(
     labels: Sequence[str],
-    cells: Sequence[Sequence[_Pixels | None]],
+    cells: Sequence[Sequence[Pixels | None]],
     captions: Sequence[Sequence[str]] | None = None,
 ) -> bytes:
     """Draw pictures uint8 (h, w, 3) in rows under their columns' labels, with a caption below each if given: PNG."""
@@ -90,7 +86,7 @@ def draw_sheet(
     return buffer.getvalue()
 
 
-def _fitted(pixels: _Pixels) -> Image.Image:
+def _fitted(pixels: Pixels) -> Image.Image:
     picture = Image.fromarray(pixels)
     scale = _CELL / max(picture.size)
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))

@@ -1,20 +1,34 @@
-"""Pictures of the working size on their way between processes, as safetensors; free of torch, unlike `tensors`."""
+"""Arrays on their way between processes, as safetensors; free of torch, unlike `tensors`."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import safetensors.numpy
 from numpy.typing import NDArray
 
+from pipeline.pixels import Pixels
+
 _NAME = "pixels"
 
 
-def pack_pixels(pixels: NDArray[np.uint8]) -> bytes:
+def pack_arrays(arrays: Mapping[str, NDArray[Any]]) -> bytes:
+    """Named arrays as one payload."""
+    return safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+
+
+def unpack_arrays(data: bytes) -> dict[str, NDArray[Any]]:
+    """Read arrays back, with their dtypes and shapes."""
+    return safetensors.numpy.load(data)
+
+
+def pack_pixels(pixels: Pixels) -> bytes:
     """Pixels (h, w, 3) or (h, w) as they are, with their shape."""
-    return safetensors.numpy.save({_NAME: np.ascontiguousarray(pixels)})
+    return pack_arrays({_NAME: pixels})
 
 
-def unpack_pixels(data: bytes) -> NDArray[np.uint8]:
+def unpack_pixels(data: bytes) -> Pixels:
     """Read pixels back."""
-    pixels: NDArray[np.uint8] = safetensors.numpy.load(data)[_NAME]
-    return pixels
+    return unpack_arrays(data)[_NAME]

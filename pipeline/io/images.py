@@ -9,15 +9,13 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageCms, UnidentifiedImageError
 from PIL.ExifTags import Base
 from PIL.PngImagePlugin import PngInfo
 
 from pipeline.errors import RowError
 from pipeline.io.provenance import xmp
-
-_Pixels = NDArray[np.uint8]
+from pipeline.pixels import Pixels
 
 _FORMATS: Final = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF")
 _TURNS: Final = {
@@ -54,8 +52,8 @@ class Photo:
         mode: the file's own mode, in Pillow's words.
     """
 
-    pixels: _Pixels
-    alpha: _Pixels | None
+    pixels: Pixels
+    alpha: Pixels | None
     frames: int
     mode: str
 
@@ -132,7 +130,7 @@ def _upright(image: Image.Image) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def _rgb(image: Image.Image) -> _Pixels:
+def _rgb(image: Image.Image) -> Pixels:
     if image.mode in _SIXTEEN_BIT:
         grey = np.asarray(image).clip(0, 65535).astype(np.uint32)
         return np.repeat(((grey * 255 + 32767) // 65535).astype(np.uint8)[:, :, None], 3, axis=2)
@@ -141,7 +139,7 @@ def _rgb(image: Image.Image) -> _Pixels:
     return np.array(_to_srgb(image).convert("RGB"))
 
 
-def _alpha(image: Image.Image) -> _Pixels | None:
+def _alpha(image: Image.Image) -> Pixels | None:
     if image.mode in _SIXTEEN_BIT or not image.has_transparency_data:
         return None
     return np.array(image.convert("RGBA").getchannel("A"))
@@ -163,7 +161,7 @@ def _to_srgb(image: Image.Image) -> Image.Image:
     return converted or image
 
 
-def decode_mask(data: bytes, max_pixels: int) -> _Pixels:
+def decode_mask(data: bytes, max_pixels: int) -> Pixels:
     """Decode a mask: (h, w), 255 may change; transparent parts may not.
 
     Raises:
@@ -179,7 +177,7 @@ def decode_mask(data: bytes, max_pixels: int) -> _Pixels:
     return np.rint(luma.astype(np.float32) * photo.alpha / 255).astype(np.uint8)
 
 
-def check_mask_shape(mask: _Pixels, photo: Photo) -> None:
+def check_mask_shape(mask: Pixels, photo: Photo) -> None:
     """Refuse a mask whose aspect ratio is not the photograph's; its size may differ.
 
     Raises:
@@ -191,14 +189,14 @@ def check_mask_shape(mask: _Pixels, photo: Photo) -> None:
         raise RowError("mask_wrong_shape", message)
 
 
-def resize(array: _Pixels, size: tuple[int, int]) -> _Pixels:
+def resize(array: Pixels, size: tuple[int, int]) -> Pixels:
     """Resize (h, w, 3) or (h, w) to `size` = (width, height): Lanczos over the whole area, free of aliasing."""
     if (array.shape[1], array.shape[0]) == size:
         return array
     return np.array(Image.fromarray(array).resize(size, Image.Resampling.LANCZOS))
 
 
-def encode_png(pixels: _Pixels, alpha: _Pixels | None, provenance: Mapping[str, str] | None) -> bytes:
+def encode_png(pixels: Pixels, alpha: Pixels | None, provenance: Mapping[str, str] | None) -> bytes:
     """Encode (h, w, 3) and its opacity as PNG; equal input gives equal bytes.
 
     Args:

@@ -16,9 +16,10 @@ import torch
 from diffusers import DDIMInverseScheduler, DDIMScheduler, DPMSolverMultistepScheduler
 from torch import Tensor
 
-from pipeline.diffusion.pixels import Pixels, as_pixels, as_tensor
+from pipeline.diffusion.pixels import as_pixels, as_tensor
 from pipeline.models.measuring import now
 from pipeline.models.stable_diffusion import StableDiffusion
+from pipeline.pixels import Pixels
 
 Settings = Mapping[str, Any]
 

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from pipeline.demo.render import changed_mask, render
 from pipeline.demo.scene import HELD_OUT_SEEDS, VOCABULARY, Scene, caption, random_scene
-from pipeline.diffusion.pixels import Pixels, as_pixels
+from pipeline.diffusion.pixels import as_pixels
+from pipeline.pixels import Pixels
 
 # One attribute each, and `two` of them at once.
 KINDS: Final = ("colour", "pattern", "material", "background", "object", "two")

@@ -13,11 +13,11 @@ from typing import Any, Final
 import torch
 
 from pipeline.config import PRESETS
-from pipeline.diffusion.pixels import Pixels
 from pipeline.errors import JobError
 from pipeline.keys import canonical_json, content_key
 from pipeline.models.peers import PEERS
 from pipeline.models.stable_diffusion import StableDiffusion
+from pipeline.pixels import Pixels
 from pipeline.quality.cases import KINDS, TUNING_SEEDS, Case
 from pipeline.quality.parts import Parts
 from pipeline.quality.running import Chunk, Part

@@ -11,12 +11,12 @@ from typing import Final, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.diffusion.pixels import Pixels
 from pipeline.editor import Editor, published
 from pipeline.errors import RowError
 from pipeline.inversion import Inversion
 from pipeline.models.peers import PEERS, PeerTask
 from pipeline.models.stable_diffusion import StableDiffusion
+from pipeline.pixels import Pixels
 from pipeline.quality.cases import KINDS, Case, held_out_cases
 from pipeline.quality.metrics import psnr
 from pipeline.quality.scores import Measured

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from statistics import mean, median
 from typing import Final
 
-from pipeline.diffusion.pixels import Pixels
+from pipeline.pixels import Pixels
 from pipeline.quality.cases import KINDS, Case
 from pipeline.quality.metrics import psnr, ssim_map
 

@@ -9,16 +9,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
 import numpy as np
-import torch
 
 from pipeline.config import JobConfig
-from pipeline.diffusion.pixels import Pixels
 from pipeline.editor import Editor
 from pipeline.errors import RowError
 from pipeline.inversion import Inversion
-from pipeline.io.arrays import unpack_pixels
+from pipeline.io.arrays import pack_arrays, unpack_pixels
 from pipeline.io.tensors import pack, tensor_index
 from pipeline.keys import ARTIFACT_VERSION
+from pipeline.pixels import Pixels
 from pipeline.records import Failure
 from pipeline.settings import InversionSettings
 from pipeline.stages.escalation import inverted_until_near
@@ -224,4 +223,4 @@ def _packed(results: Sequence[Synthesis]) -> bytes:
     """Edits of one image, stacked, and its reconstruction once."""
     edited, masks = (np.stack([getattr(result, name) for result in results]) for name in ("edited", "mask"))
     arrays = {"edited": edited, "mask": masks, "reconstruction": results[0].reconstruction}
-    return pack({name: torch.from_numpy(array) for name, array in arrays.items()})
+    return pack_arrays(arrays)

@@ -6,23 +6,19 @@ import json
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
+from pipeline.composite import composite
 from pipeline.config import JobConfig
-from pipeline.diffusion.composite import composite_pixels
-from pipeline.diffusion.pixels import to_bytes
+from pipeline.io.arrays import unpack_arrays
 from pipeline.io.images import decode, encode_png, resize
 from pipeline.io.layout import picture_uri
 from pipeline.io.lease import Fence
-from pipeline.io.tensors import unpack
 from pipeline.keys import sha256_hex
+from pipeline.pixels import Pixels, as_levels
 from pipeline.stages.flags import qa_flags
 from pipeline.stages.rows import Made, Order
 from pipeline.stages.scoring import scored
-
-_Pixels = NDArray[np.uint8]
 
 
 class Pictures:
@@ -42,7 +38,7 @@ class Pictures:
         assert row["pictures"] is not None
         assert row["inversion"] is not None
         self._row, self._config, self._fingerprint, self._fence = row, config, model_fingerprint, fence
-        self._made = unpack(row["pictures"])
+        self._made = unpack_arrays(row["pictures"])
         self._photo = None if row["original"] is None else decode(row["original"], config.max_pixels)
         self._inversion: dict[str, Any] = json.loads(row["inversion"])
         self._truncated: list[bool] = json.loads(row["truncated"])
@@ -78,7 +74,7 @@ class Pictures:
             "height": pixels.shape[0],
             "sha256": sha256_hex(data),
             "background_psnr": background_psnr,
-            "mask_coverage": float(mask.float().mean()),
+            "mask_coverage": float(mask.mean(dtype=np.float64)),
             "recon_psnr": self._inversion["recon_psnr"],
             "vae_psnr": self._inversion["vae_psnr"],
             "converged": self._inversion["converged"],
@@ -90,22 +86,20 @@ class Pictures:
         kind = self._config.edit.of(edit.settings).mask
         return row | {"qa_flags": qa_flags(row, self._config.qa_margin, kind, truncated=self._truncated[i])}
 
-    def _composited(self, i: int, *, keeps_shape: bool) -> tuple[_Pixels, _Pixels | None, float | None]:
+    def _composited(self, i: int, *, keeps_shape: bool) -> tuple[Pixels, Pixels | None, float | None]:
         """The picture, its transparency, and how far it is from the original outside the mask, in dB."""
         edited, mask, reconstruction = self._made["edited"][i], self._made["mask"][i], self._made["reconstruction"]
         if self._photo is None:
-            return to_bytes(edited).numpy(), None, None
+            return as_levels(edited), None, None
         original = self._photo.pixels
         if self._config.edit.composite == "none":
-            pixels = to_bytes(edited).numpy()
+            pixels = as_levels(edited)
             height, width = pixels.shape[:2]
             return pixels, None, _background_psnr(resize(original, (width, height)), pixels, mask)
-        pixels = composite_pixels(
-            torch.from_numpy(original), edited, reconstruction, mask, keeps_shape=keeps_shape
-        ).numpy()
+        pixels = composite(original, edited, reconstruction, mask, keeps_shape=keeps_shape)
         return pixels, self._photo.alpha, _background_psnr(original, pixels, mask)
 
-    def _scores(self, pixels: _Pixels, prompt: str) -> dict[str, float | None]:
+    def _scores(self, pixels: Pixels, prompt: str) -> dict[str, float | None]:
         original = None if self._photo is None else self._photo.pixels
         scores, missing = scored(self._config.scores, pixels, prompt, original)
         self.missing_scores = missing | self.missing_scores
@@ -124,10 +118,10 @@ class Pictures:
         return said | ({"edits": json.dumps(edit.deltas)} if edit.deltas else {})
 
 
-def _background_psnr(original: _Pixels, published: _Pixels, mask: Tensor) -> float | None:
+def _background_psnr(original: Pixels, published: Pixels, mask: NDArray[np.float16]) -> float | None:
     """PSNR in dB outside the mask; 100 where nothing changed, None where the mask leaves no outside."""
     height, width = original.shape[:2]
-    outside = resize(to_bytes(mask).numpy(), (width, height)) < 128
+    outside = resize(as_levels(mask), (width, height)) < 128
     if not outside.any():
         return None
     difference = np.subtract(original, published, dtype=np.int16)

@@ -19,6 +19,7 @@ from pipeline.io.lease import Fence
 from pipeline.io.storage import StorageError
 from pipeline.records import Failure
 from pipeline.stages.history import History
+from pipeline.stages.pictures import Pictures
 from pipeline.stages.rows import FailedRow, Made, Order, load_failures, load_orders, load_seen
 
 _THREADS: Final = 8
@@ -98,8 +99,6 @@ class Publish:
         part = Written(failures=load_failures(row["failures"]))
         if row["pictures"] is None:
             return part
-        from pipeline.stages.pictures import Pictures  # and with it torch, which a night without pictures needs nowhere
-
         pictures = Pictures(row, self._config, self._identity.model_fingerprint, self._fence)
         for i, order in enumerate(load_orders(row["orders"])):
             try:

@@ -69,7 +69,9 @@ class Made(ImageColumns):
     inversion: str | None  # JSON: the columns of the inversion, without its tensors
     tensors: bytes | None  # the inversion's tensors, where a row is to be committed
     orders: str  # JSON: [Order], the edits that were made
-    pictures: bytes | None  # safetensors: edited, reconstruction (n, h, w, 3), mask (n, h, w), in orders' order
+    pictures: (
+        bytes | None
+    )  # safetensors: edited (n, h, w, 3), mask (n, h, w), in orders' order; reconstruction (h, w, 3)
     truncated: str  # JSON: for each order whether its prompt was too long for the model
     seconds: float  # per edit
     reused: int

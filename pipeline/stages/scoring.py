@@ -7,17 +7,13 @@ from functools import lru_cache
 from threading import Lock
 from typing import TYPE_CHECKING, Final
 
-import numpy as np
-from numpy.typing import NDArray
-
 from pipeline.config import ScoreWeights
 from pipeline.errors import JobError, shown
 from pipeline.io.images import resize
+from pipeline.pixels import Pixels
 
 if TYPE_CHECKING:
     from pipeline.perceptual import Perceptual
-
-_Pixels = NDArray[np.uint8]
 
 # Weights' name → the column of the edits table.
 COLUMNS: Final = {"clip": "clip_similarity", "dino": "structure_distance", "lpips": "lpips"}
@@ -29,7 +25,7 @@ _LOCK: Final = Lock()
 
 
 def scored(
-    weights: ScoreWeights, picture: _Pixels, prompt: str, original: _Pixels | None
+    weights: ScoreWeights, picture: Pixels, prompt: str, original: Pixels | None
 ) -> tuple[dict[str, float | None], dict[str, str]]:
     """Score a picture (h, w, 3) against its prompt and its original, which is resized where it has another size.
 
@@ -58,7 +54,7 @@ def scored(
     return scores, missing
 
 
-def _score(learned: Perceptual, name: str, seen: _Pixels, prompt: str, before: _Pixels | None) -> float:
+def _score(learned: Perceptual, name: str, seen: Pixels, prompt: str, before: Pixels | None) -> float:
     if name in learned.missing:
         raise JobError(learned.missing[name])
     if name == "clip":
@@ -80,7 +76,7 @@ def _learned(weights: ScoreWeights) -> Perceptual:
     return Perceptual(weights, "cpu")
 
 
-def _bounded(picture: _Pixels) -> _Pixels:
+def _bounded(picture: Pixels) -> Pixels:
     height, width = picture.shape[:2]
     scale = math.sqrt(min(1.0, _MOST_PIXELS / (height * width)))
     return resize(picture, (max(1, round(width * scale)), max(1, round(height * scale))))

@@ -10,12 +10,13 @@ from typing import Final
 import numpy as np
 
 from pipeline.demo.scene import caption_words
-from pipeline.diffusion.pixels import Pixels, as_pixels, as_tensor
+from pipeline.diffusion.pixels import as_pixels, as_tensor
 from pipeline.errors import JobError
 from pipeline.models.assembly import load_stable_diffusion, placement
 from pipeline.models.measuring import counted_passes, weight_gradients
 from pipeline.models.random_weights import RANDOM_MODELS, random_pipeline
 from pipeline.models.stable_diffusion import StableDiffusion
+from pipeline.pixels import Pixels
 from pipeline.quality.speed.machine import describe, matmul_rate, peak_memory
 from pipeline.quality.speed.photographs import EDITS, Photograph, photographs
 from pipeline.quality.speed.report import Figures, SpeedReport

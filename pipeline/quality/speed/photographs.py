@@ -7,8 +7,9 @@ from typing import Final
 
 from pipeline.demo.render import render
 from pipeline.demo.scene import caption, random_scene
-from pipeline.diffusion.pixels import Pixels, as_pixels
+from pipeline.diffusion.pixels import as_pixels
 from pipeline.io.images import resize
+from pipeline.pixels import Pixels
 from pipeline.quality.cases import KINDS, edited_scene
 
 EDITS: Final = KINDS[:4]  # those that keep the object, and so its shape, as the presets do

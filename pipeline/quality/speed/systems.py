@@ -8,13 +8,14 @@ from statistics import mean
 from typing import Any, Final, Protocol
 
 from pipeline.config import PRESETS
-from pipeline.diffusion.pixels import Pixels, as_pixels, as_tensor
+from pipeline.diffusion.pixels import as_pixels, as_tensor
 from pipeline.editor import Editor, published
 from pipeline.errors import RowError
 from pipeline.inversion import Inversion
 from pipeline.models.measuring import now
 from pipeline.models.peers import PEERS, STEPS, PeerTask
 from pipeline.models.stable_diffusion import StableDiffusion
+from pipeline.pixels import Pixels
 from pipeline.quality.metrics import psnr
 from pipeline.quality.speed.photographs import Photograph
 from pipeline.quality.speed.reference import INNER_ITERATIONS, PAPER_GUIDANCE, NullText, null_text, null_text_edit

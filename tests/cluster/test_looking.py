@@ -1,0 +1,31 @@
+"""How often Ray looks whether a job has something for it to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from pipeline.cluster import graph
+from pipeline.counts import Counts
+from tests.small_job import photograph, write_inputs
+
+
+def test_ray_waits_for_tasks_as_long_as_the_job_says(
+    run: Callable[..., Counts], output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The interval is a name of Ray's own, which another version may not have, or not go by."""
+    images, prompts = write_inputs(tmp_path / "in", {"0.png": photograph(0)})
+    timeouts, wait = set(), ray.wait
+
+    def noted(*words: Any, timeout: float | None = None, **options: Any) -> Any:
+        timeouts.add(timeout)
+        return wait(*words, timeout=timeout, **options)
+
+    monkeypatch.setattr(ray, "wait", noted)
+    assert run("invert", images=str(images), prompts=str(prompts), output=str(output)).inverted == 1
+    assert graph._LOOK_SECONDS in timeouts
+    assert 0.1 not in timeouts
