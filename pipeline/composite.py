@@ -111,19 +111,22 @@ class _Change:
 def _change(
     edited: _Values, reconstruction: _Values, mask: _Values, size: tuple[int, int], *, keeps_shape: bool
 ) -> _Change:
-    departure = np.abs(edited - reconstruction).max(axis=2)
+    departure = np.maximum.reduce(np.abs(edited - reconstruction).transpose(2, 0, 1))
     largest = _largest(departure, mask)
     shares = (_UNCHANGED, _CHANGED) if keeps_shape else (_UNCHANGED_SHAPE, _CHANGED_SHAPE)
     low, high = max(shares[0] * largest, _UNCHANGED_AT_LEAST), max(shares[1] * largest, _CHANGED_AT_LEAST)
     # In a larger original an edge may lie anywhere within a pixel of the working size: unless that whole pixel acts, a
     # fringe of the old colour stays along it.
-    reached = departure if size == departure.shape else _around(departure).max(axis=0)
-    acting = mask * _ramp(_smooth(reached), low, high)
-    detail = np.exp(-((_smooth(departure) / _DETAIL_REACH) ** 2))
+    smooth = _smooth(departure)
+    reached = smooth if size == departure.shape else _smooth(_around(departure).max(axis=0))
+    acting = mask * _ramp(reached, low, high)
+    detail = np.exp(-((smooth / _DETAIL_REACH) ** 2))
     height, width = size
-    planes = [*edited.transpose(2, 0, 1), *reconstruction.transpose(2, 0, 1), acting, detail]
-    size = width, min(height, departure.shape[0])
-    return _Change(np.stack([_resized(plane, size) for plane in planes]), height, keeps_shape)
+    given = *edited.transpose(2, 0, 1), *reconstruction.transpose(2, 0, 1), acting, detail
+    planes = np.empty((len(given), min(height, departure.shape[0]), width), np.float32)
+    for plane, values in zip(planes, given, strict=True):
+        plane[:] = _resized(values, plane.shape)
+    return _Change(planes, height, keeps_shape)
 
 
 def _largest(departure: _Values, mask: _Values) -> float:
@@ -151,6 +154,9 @@ def _around(x: _Values) -> _Values:
     return np.stack([padded[i : i + height, j : j + width] for i in range(3) for j in range(3)])
 
 
-def _resized(plane: _Values, size: tuple[int, int]) -> _Values:
-    """A plane at this width and height: bilinear, over the whole area where that is smaller."""
-    return np.asarray(Image.fromarray(plane).resize(size, Image.Resampling.BILINEAR))
+def _resized(plane: _Values, size: tuple[int, ...]) -> _Values:
+    """A plane at this height and width: bilinear, over the whole area where that is smaller."""
+    if plane.shape == size:
+        return plane
+    height, width = size
+    return np.asarray(Image.fromarray(plane).resize((width, height), Image.Resampling.BILINEAR))

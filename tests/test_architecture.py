@@ -182,7 +182,7 @@ def test_the_engine_runs_without_ray() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_photographs_are_fetched_and_pictures_published_without_torch() -> None:
+def test_fetching_and_publishing_import_no_torch() -> None:
     """There are several such processes on each node, in which it would take seconds to import, and memory."""
     code = "import sys; sys.modules['torch'] = None\nimport pipeline.stages.fetch, pipeline.stages.publish"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)

@@ -6,6 +6,7 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -67,7 +68,7 @@ def test_outside_the_mask_is_the_original(height: int, width: int, seed: int) ->
 @given(st.integers(1, 200), st.integers(1, 200), st.integers(1, 10_000), st.booleans())
 @settings(max_examples=50, deadline=None)
 def test_pictures_are_composited_in_bands_as_they_are_whole(height: int, width: int, band: int, keeps: bool) -> None:
-    """At any size, and however many pixels at a time: to rounding."""
+    """At any size, and however many pixels at a time, bit for bit."""
     original = as_levels(_random(0, height, width, 3))
     reconstruction, mask = _random(1, 16, 16, 3), (_random(2, 16, 16) > 0.8).astype(np.float16)
     edited = np.where(_random(4, 16, 16, 1) > 0.5, _random(3, 16, 16, 3), reconstruction)
@@ -75,7 +76,7 @@ def test_pictures_are_composited_in_bands_as_they_are_whole(height: int, width: 
     for pixels in (band, 1 << 16):
         with mock.patch.object(compositing, "_BAND", pixels):
             found[pixels] = composite(original, edited, reconstruction, mask, keeps_shape=keeps)
-    assert np.abs(found[band].astype(int) - found[1 << 16]).max() <= 1
+    assert np.array_equal(found[band], found[1 << 16])
 
 
 @given(st.integers(1, 200), st.integers(2, 200))  # of one column torch 2.13 makes something else
@@ -86,6 +87,22 @@ def test_edits_are_enlarged_as_torch_enlarges(height: int, width: int) -> None:
     original = as_levels(_random(0, height, width, 3))
     result = composite(original, edited, np.zeros_like(edited), EVERYWHERE, keeps_shape=False)
     assert np.abs(result - 255 * _enlarged(edited, height, width)).max() < 0.51
+
+
+@pytest.mark.parametrize("size", [(64, 1), (1, 64), (8, 8)])
+def test_an_edit_reaches_the_narrowest_originals(size: tuple[int, int]) -> None:
+    """Of one column, of one row, and smaller than the working size; in half precision, in which pictures travel."""
+    original, edited, before = as_levels(_grey(0.2, *size)), _grey(0.8, 16, 16), _grey(0.2, 16, 16)
+    half = (values.astype(np.float16) for values in (edited, before, EVERYWHERE))
+    assert np.abs(composite(original, *half).astype(int) - 204).max() <= 1
+
+
+def test_values_are_rounded_to_the_nearest_level() -> None:
+    """Halves to the even one, whatever their precision; what lies beyond [0, 1] is cut off."""
+    assert as_levels(np.array([-0.1, 0, 0.5 / 255, 1.5 / 255, 0.5, 1, 1.1])).tolist() == [0, 0, 0, 2, 128, 255, 255]
+    levels = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    for dtype in (np.float16, np.float32):
+        assert np.array_equal(as_levels((levels / 255).astype(dtype)), levels)
 
 
 def test_what_drifts_along_with_an_edit_stays_the_original() -> None:

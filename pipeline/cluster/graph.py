@@ -6,13 +6,13 @@ import math
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
 import pyarrow as pa
 import ray
 import ray.data
-import ray.data._internal.execution.streaming_executor_state as executor_state
 import ray.exceptions
 
 from pipeline.cluster import events, metrics, spans
@@ -43,8 +43,10 @@ _TASK_ROWS: Final = 2048
 _TASKS: Final = 32  # that small plans are cut into, if they have as many batches
 # Sharing out more evenly is not worth smaller batches, in which slots are refilled less, for less than this.
 _NEARLY: Final = 1.05
-# Ray looks so often whether it has something to do, while any task runs; ten times a second took 5 % of a core.
+# Ray looks so often whether it has something to do, while any task runs. Ten times a second takes 5 % of a core, which a
+# large plan is worth, of whose many short tasks each look starts a few.
 _LOOK_SECONDS: Final = 0.25
+_LOOK_SECONDS_OF_MANY: Final = 0.1
 _TOLD: Final = pa.schema([("counts", pa.string()), ("events", pa.list_(pa.string()))])
 
 
@@ -71,15 +73,16 @@ def outcomes(
     Raises:
         JobError: the model cannot be loaded, or the output cannot be written.
     """
-    _configure()
     config = plan.config
     run_id = uuid.uuid4().hex
     row_seconds = config.row_seconds or resources.row_seconds
     asked = asked_table(plan.images, of_artifacts=plan.command == "edit")
     batch_size = shared_batch_size(len(asked), resources.actors, config)
+    blocks = _blocks(asked, batch_size)
+    _configure(_LOOK_SECONDS if len(blocks) <= _TASKS else _LOOK_SECONDS_OF_MANY)
     fetched, made = (part_schema(schema_of(row, asked.schema)) for row in (Fetched, Made))
     dataset = (
-        ray.data.from_arrow(_blocks(asked, batch_size))
+        ray.data.from_arrow(blocks)
         .map_batches(
             _fetching(fetch, fetched, deadline, run_id, batch_size),
             batch_size=None,
@@ -153,7 +156,7 @@ def _blocks(asked: pa.Table, batch_size: int) -> list[pa.Table]:
     return [asked.slice(start, rows) for start in range(0, len(asked), rows)]
 
 
-def _configure() -> None:
+def _configure(look_seconds: float) -> None:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -166,8 +169,10 @@ def _configure() -> None:
     context.execution_no_progress_timeout_s = _NO_PROGRESS_SECONDS
     # An actor loads its model with its first rows, so one that dies before them was killed: by a spot machine's end.
     context.max_consecutive_actor_init_deaths = _INIT_DEATHS
-    # No setting of the context, nor one of the environment's, says this.
-    executor_state.WAIT_FOR_TASK_COMPLETION_TIMEOUT_S = _LOOK_SECONDS
+    with suppress(ImportError):  # a name of Ray's own, as no setting says this; a test holds it
+        from ray.data._internal.execution import streaming_executor_state
+
+        streaming_executor_state.WAIT_FOR_TASK_COMPLETION_TIMEOUT_S = look_seconds
 
 
 def deadline_of(config: JobConfig, resources: Resources) -> float:

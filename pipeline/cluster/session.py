@@ -33,7 +33,7 @@ _QUIET: Final = {
     "LOG_NAME_UPDATE_INTERVAL_S": "60",
     "RAY_LOG_MONITOR_MANY_FILES_THRESHOLD": "0",  # the interval is for more files than these
     "RAY_event_stats": "0",
-    "REPORTER_UPDATE_INTERVAL_MS": "60000",
+    "REPORTER_UPDATE_INTERVAL_MS": "15000",
 }
 # What an engine actor on CPUs takes, reckoned: its libraries, its model's weights, and for a fit of 16 rows at the
 # model's own size some multiple of these (infra/decisions/0023).

@@ -16,7 +16,7 @@ _NAME = "pixels"
 
 def pack_arrays(arrays: Mapping[str, NDArray[Any]]) -> bytes:
     """Named arrays as one payload."""
-    return safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+    return safetensors.numpy.save({name: np.asarray(array, order="C") for name, array in arrays.items()})
 
 
 def unpack_arrays(data: bytes) -> dict[str, NDArray[Any]]:

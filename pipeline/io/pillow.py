@@ -24,7 +24,7 @@ def from_pillow(image: Any) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None
     array = np.asarray(image)
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
         raise ValueError(f"image: expected a Pillow image or uint8 (h, w, 3); got {array.dtype} {array.shape}")
-    return (array if array.flags.writeable else array.copy()), None  # torch warns of arrays that nobody may write
+    return array, None
 
 
 def to_pillow(pixels: NDArray[np.uint8], alpha: NDArray[np.uint8] | None) -> Image.Image:

@@ -69,9 +69,8 @@ class Made(ImageColumns):
     inversion: str | None  # JSON: the columns of the inversion, without its tensors
     tensors: bytes | None  # the inversion's tensors, where a row is to be committed
     orders: str  # JSON: [Order], the edits that were made
-    pictures: (
-        bytes | None
-    )  # safetensors: edited (n, h, w, 3), mask (n, h, w), in orders' order; reconstruction (h, w, 3)
+    # Arrays: edited (n, h, w, 3) and mask (n, h, w), in orders' order; reconstruction (h, w, 3), of all of them.
+    pictures: bytes | None
     truncated: str  # JSON: for each order whether its prompt was too long for the model
     seconds: float  # per edit
     reused: int
