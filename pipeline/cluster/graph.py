@@ -43,8 +43,8 @@ _TASK_ROWS: Final = 2048
 _TASKS: Final = 32  # that small plans are cut into, if they have as many batches
 # Sharing out more evenly is not worth smaller batches, in which slots are refilled less, for less than this.
 _NEARLY: Final = 1.05
-# Ray looks so often whether it has something to do, while any task runs. Ten times a second takes 5 % of a core, which a
-# large plan is worth, of whose many short tasks each look starts a few.
+# Ray looks so often whether it has something to do, while any task runs. Ten times a second takes 5 % of a core, which
+# a large plan is worth, of whose many short tasks each look starts a few.
 _LOOK_SECONDS: Final = 0.25
 _LOOK_SECONDS_OF_MANY: Final = 0.1
 _TOLD: Final = pa.schema([("counts", pa.string()), ("events", pa.list_(pa.string()))])
