@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -26,11 +25,6 @@ def _random(seed: int, *shape: int) -> _Values:
 
 def _grey(value: float, *size: int) -> _Values:
     return np.full((*size, 3), value, np.float32)
-
-
-def _level(values: Any) -> NDArray[np.int16]:
-    """Levels that may be subtracted."""
-    return as_levels(np.asarray(values)).astype(np.int16)
 
 
 def _enlarged(picture: _Values, height: int, width: int) -> _Values:
@@ -115,7 +109,7 @@ def test_what_drifts_along_with_an_edit_stays_the_original() -> None:
     beside = composite(original, edited, reconstruction, EVERYWHERE)
     assert np.array_equal(beside[:, 13:], original[:, 13:])
     alone = composite(original, drifting, reconstruction, EVERYWHERE)
-    assert np.abs(_level(alone[:, 13:] / 255) - original[:, 13:]).max() > 2
+    assert np.abs(alone[:, 13:].astype(int) - original[:, 13:]).max() > 2
 
 
 def test_a_new_object_shows_nothing_of_the_old_one() -> None:
@@ -141,7 +135,7 @@ def test_an_edit_reaches_over_the_edge_of_its_pixels_in_a_larger_original() -> N
     small, large = as_levels(_grey(0.3, 16, 16)), as_levels(_grey(0.3, 64, 64))
     in_small, in_large = (composite(o, edited, reconstruction, EVERYWHERE) for o in (small, large))
     assert np.array_equal(in_small[:, 9], small[:, 9])
-    assert np.abs(_level(in_large[:, 36] / 255) - large[:, 36]).min() > 2
+    assert np.abs(in_large[:, 36].astype(int) - large[:, 36]).min() > 2
 
 
 def test_a_composite_without_an_edit_is_the_original() -> None:

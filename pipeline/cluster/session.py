@@ -28,7 +28,7 @@ _WAITING_CORES: Final = 2
 # Microseconds of CPU time in each of so many, of a container (cgroup-v2's cpu.max).
 _QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")
 # A local cluster's own processes look for logs that nobody asked for, report what the machine does, and time their own
-# events: 3.5 % of a core, which the model needs (infra/decisions/0023).
+# events, with time that the model needs (infra/decisions/0023).
 _QUIET: Final = {
     "LOG_NAME_UPDATE_INTERVAL_S": "60",
     "RAY_LOG_MONITOR_MANY_FILES_THRESHOLD": "0",  # the interval is for more files than these
